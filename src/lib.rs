@@ -6,4 +6,5 @@
 //! `session` > `config`.
 
 pub mod geometry;
+pub mod kms;
 pub mod time;
