@@ -5,5 +5,9 @@
 //! `main` > `compositor` > `ipc`, `apps` > `protocols` > `shell`, `input` > `output` > `render` > `capture` > `kms` >
 //! `session` > `config`.
 
+pub mod apps;
+pub mod cli;
+pub mod config;
 pub mod geometry;
+pub mod logging;
 pub mod time;
