@@ -10,4 +10,8 @@ pub mod cli;
 pub mod config;
 pub mod geometry;
 pub mod logging;
+pub mod output;
+pub mod render;
+pub mod session;
+pub mod shell;
 pub mod time;
