@@ -9,5 +9,6 @@ pub mod apps;
 pub mod cli;
 pub mod config;
 pub mod geometry;
+pub mod input;
 pub mod logging;
 pub mod time;
