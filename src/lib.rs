@@ -9,6 +9,7 @@ pub mod apps;
 pub mod cli;
 pub mod config;
 pub mod geometry;
+pub mod input;
 pub mod logging;
 pub mod output;
 pub mod render;

@@ -38,7 +38,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use crc::{Crc, CrcReader};
+pub use crc::{vkms_crc, Crc, CrcReader};
 pub use guest::Guest;
 pub use process::Proc;
 pub use rustix::process::Signal;
