@@ -5,5 +5,6 @@
 //! `main` > `compositor` > `ipc`, `apps` > `protocols` > `shell`, `input` > `output` > `render` > `capture` > `kms` >
 //! `session` > `config`.
 
+pub mod capture;
 pub mod geometry;
 pub mod time;
