@@ -2,10 +2,11 @@
 //! controller's writeback connector and hands the frames to any number of clients by reference.
 //!
 //! The rooms of the house; a lower one never names a higher one:
-//! `main` > `compositor` > `ipc`, `apps` > `protocols` > `shell`, `input` > `output` > `render` > `capture` > `kms` >
+//! `main` > `run` > `compositor` > `apps` > `protocols` > `shell`, `input` > `output` > `render` > `capture` > `kms` >
 //! `session` > `config`.
 
 pub mod apps;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod geometry;

@@ -1,0 +1,667 @@
+//! The slots of one output: who may write each, who may read it, and when it is free again.
+//!
+//! ```text
+//! Free -> Armed(job) -> Published(leases) -> Draining(grace, read fences) -> Free
+//!              \-> Quarantined(job) -> Free when its fence signals; never Published
+//! ```
+//!
+//! A pure model: no clock, no memory, no client objects. Every question takes time in proportion to the slots and the
+//! leases on them, both bounded; nothing waits. Slots of an old generation (an old mode) take no new job and are gone
+//! with their last lease.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{
+    capture::ids::{ClientId, FrameSeq, JobId, SessionId, SlotId},
+    time::Time,
+};
+
+/// One lease on one slot. Numbers are never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub u64);
+
+/// What a slot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotState {
+    /// May take a job.
+    Free,
+    /// The hardware or the renderer writes it.
+    Armed(JobId),
+    /// Holds a frame that is leased or the newest one.
+    Published(FrameSeq),
+    /// Nobody leases it, but it may still be read: a grace runs, or a read fence.
+    Draining(FrameSeq),
+    /// Its job is overdue and may still write. What it holds is never shown.
+    Quarantined(JobId),
+}
+
+/// Why no slot can be armed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoSlot {
+    /// There are no slots at all.
+    Empty,
+    /// Every slot is held, pinned, armed or quarantined.
+    Full,
+    /// A slot would be free if it were not resting.
+    Draining,
+    /// The job already has a slot.
+    JobInUse,
+}
+
+/// Who leases a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The client whose quota it counts for.
+    pub client: ClientId,
+    /// The session that the frame was delivered to.
+    pub session: SessionId,
+    /// Whether the client itself reads the memory, so that a released slot rests for the grace.
+    pub export: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    id: LeaseId,
+    holder: Holder,
+    since: Time,
+    overdue: bool,
+    void_asked: bool,
+}
+
+#[derive(Debug)]
+struct Ghost {
+    id: LeaseId,
+    client: ClientId,
+    seq: FrameSeq,
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: SlotId,
+    state: SlotState,
+    leases: Vec<Held>,
+    /// Released by these export sessions, which may go on reading until the given time.
+    graces: Vec<(SessionId, Time)>,
+    /// When it was armed last, counted in jobs: the slot that rested longest is taken first.
+    armed_at: u64,
+}
+
+/// The limits that a ring keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Frames that a client may hold at once.
+    pub quota: usize,
+    /// A client that holds a frame longer gets no new one, and may lose it.
+    pub hold_deadline: Duration,
+    /// How long a slot rests after its release by an export session.
+    pub grace: Duration,
+}
+
+/// The slots of one output.
+#[derive(Debug)]
+pub struct Ring {
+    limits: Limits,
+    generation: u32,
+    /// Slots of the current generation. Old ones that are still held come on top in `slots`.
+    size: u16,
+    slots: Vec<Slot>,
+    newest: Option<(SlotId, FrameSeq)>,
+    /// Leases whose frame was taken back but whose handle still exists. They count for the quota, so that a client that
+    /// never lets go gets no further slots.
+    ghosts: Vec<Ghost>,
+    /// The newest frame that each session was given: its older ones need no grace.
+    given: BTreeMap<SessionId, FrameSeq>,
+    next_lease: u64,
+    jobs: u64,
+}
+
+impl Ring {
+    /// A ring without slots.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            generation: 0,
+            size: 0,
+            slots: Vec::new(),
+            newest: None,
+            ghosts: Vec::new(),
+            given: BTreeMap::new(),
+            next_lease: 0,
+            jobs: 0,
+        }
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Another refresh rate or configuration. It applies from the next release on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Starts a new generation of `size` free slots. Held slots of older ones stay until their last lease, armed ones
+    /// until their job ends; all others are gone at once. A quarantined one may go too: the kernel's job keeps its
+    /// own reference to the framebuffer, and nobody will read it.
+    pub fn reset(&mut self, size: u16) {
+        self.generation += 1;
+        self.size = size;
+        self.newest = None;
+        self.collect();
+        let generation = self.generation;
+        self.slots.extend((0..size).map(|index| Slot {
+            id: SlotId { index, generation },
+            state: SlotState::Free,
+            leases: Vec::new(),
+            graces: Vec::new(),
+            armed_at: 0,
+        }));
+    }
+
+    /// The current generation.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Number of slots of the current generation.
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// All slots that exist, those of older generations included.
+    pub fn slots(&self) -> impl Iterator<Item = (SlotId, SlotState)> + '_ {
+        self.slots.iter().map(|slot| (slot.id, slot.state))
+    }
+
+    /// Whether the slot exists.
+    pub fn contains(&self, slot: SlotId) -> bool {
+        self.slots.iter().any(|have| have.id == slot)
+    }
+
+    /// The newest frame of the current generation and its slot.
+    pub fn newest(&self) -> Option<(SlotId, FrameSeq)> {
+        self.newest
+    }
+
+    /// Number of leased slots.
+    pub fn held(&self) -> usize {
+        self.slots
+            .iter()
+            .filter(|slot| !slot.leases.is_empty())
+            .count()
+    }
+
+    /// The frames that a client holds, in all generations; those taken back count until their handle is gone.
+    pub fn held_by(&self, client: ClientId) -> usize {
+        let leased = self.slots.iter().filter(|slot| slot.is_leased_by(client));
+        let ghosts = self.ghosts.iter().filter(|ghost| ghost.client == client);
+        let frames: BTreeSet<FrameSeq> = leased
+            .filter_map(Slot::seq)
+            .chain(ghosts.map(|ghost| ghost.seq))
+            .collect();
+        frames.len()
+    }
+
+    /// Whether a client holds the slot.
+    pub fn is_held_by(&self, slot: SlotId, client: ClientId) -> bool {
+        self.slots
+            .iter()
+            .any(|have| have.id == slot && have.is_leased_by(client))
+    }
+
+    /// Whether a client holds a frame past the deadline, or still has the handle of one that was taken back.
+    pub fn is_overdue(&self, client: ClientId, now: Time) -> bool {
+        let deadline = self.limits.hold_deadline;
+        self.ghosts.iter().any(|ghost| ghost.client == client)
+            || self.slots.iter().any(|slot| {
+                let mut leases = slot.leases.iter();
+                leases.any(|held| held.holder.client == client && held.is_overdue(deadline, now))
+            })
+    }
+
+    /// May I arm? Gives the job the slot that rested longest, or says why there is none. `readers_idle` tells whether
+    /// nothing reads the memory of a slot; it must not block.
+    pub fn arm(
+        &mut self,
+        job: JobId,
+        now: Time,
+        readers_idle: &dyn Fn(SlotId) -> bool,
+    ) -> Result<SlotId, NoSlot> {
+        if self.slot_of(job).is_some() {
+            return Err(NoSlot::JobInUse);
+        }
+        self.settle(now, readers_idle);
+        let generation = self.generation;
+        let free = self
+            .slots
+            .iter_mut()
+            .filter(|slot| slot.id.generation == generation && slot.state == SlotState::Free)
+            .min_by_key(|slot| slot.armed_at);
+        if let Some(slot) = free {
+            self.jobs += 1;
+            slot.armed_at = self.jobs;
+            slot.state = SlotState::Armed(job);
+            return Ok(slot.id);
+        }
+        if self.size == 0 {
+            return Err(NoSlot::Empty);
+        }
+        let resting = self
+            .current()
+            .any(|slot| matches!(slot.state, SlotState::Draining(_)));
+        Err(if resting {
+            NoSlot::Draining
+        } else {
+            NoSlot::Full
+        })
+    }
+
+    /// The job is done and its frame may be seen: it is the newest now, and the one before is let go. `None` if the job is
+    /// not in flight or its slot is of an old generation; the slot is free or gone then.
+    pub fn publish(&mut self, job: JobId, seq: FrameSeq) -> Option<SlotId> {
+        let generation = self.generation;
+        let slot = self
+            .slots
+            .iter_mut()
+            .find(|slot| slot.state == SlotState::Armed(job))?;
+        if slot.id.generation != generation {
+            slot.state = SlotState::Free;
+            self.collect();
+            return None;
+        }
+        slot.state = SlotState::Published(seq);
+        let id = slot.id;
+        self.newest = Some((id, seq));
+        self.let_go();
+        Some(id)
+    }
+
+    /// The job is over and wrote nothing that anybody sees: its commit failed, its fence reported an error or came
+    /// after the deadline. Returns whether the job had a slot.
+    pub fn free(&mut self, job: JobId) -> bool {
+        let slot = self
+            .slots
+            .iter_mut()
+            .find(|slot| slot.state.job() == Some(job));
+        let found = slot.is_some();
+        if let Some(slot) = slot {
+            slot.state = SlotState::Free;
+        }
+        self.collect();
+        found
+    }
+
+    /// The job is overdue: its slot is neither shown nor used again until [`Ring::free`]. Returns whether it was in flight.
+    pub fn quarantine(&mut self, job: JobId) -> bool {
+        let slot = self
+            .slots
+            .iter_mut()
+            .find(|slot| slot.state == SlotState::Armed(job));
+        let found = slot.is_some();
+        if let Some(slot) = slot {
+            slot.state = SlotState::Quarantined(job);
+        }
+        self.collect();
+        found
+    }
+
+    /// The slot of a job in flight or in quarantine.
+    pub fn slot_of(&self, job: JobId) -> Option<SlotId> {
+        self.slots
+            .iter()
+            .find(|slot| slot.state.job() == Some(job))
+            .map(|slot| slot.id)
+    }
+
+    /// Leases the newest frame. `None` if there is none, the client holds its quota of other frames, or is overdue.
+    /// The session's older frames need no grace any more: it has a newer one.
+    pub fn lease_newest(&mut self, holder: Holder, now: Time) -> Option<(LeaseId, SlotId)> {
+        if !self.may_lease_newest(holder.client, now) {
+            return None;
+        }
+        let (id, seq) = self.newest?;
+        let slot = self.slots.iter_mut().find(|slot| slot.id == id)?;
+        let lease = LeaseId(self.next_lease);
+        self.next_lease += 1;
+        slot.leases.push(Held {
+            id: lease,
+            holder,
+            since: now,
+            overdue: false,
+            void_asked: false,
+        });
+        self.given.insert(holder.session, seq);
+        for slot in &mut self.slots {
+            if slot.state.seq().is_some_and(|older| older < seq) {
+                slot.graces
+                    .retain(|(session, _)| *session != holder.session);
+            }
+        }
+        Some((lease, id))
+    }
+
+    /// Whether the client may be given the newest frame.
+    pub fn may_lease_newest(&self, client: ClientId, now: Time) -> bool {
+        let Some((newest, _)) = self.newest else {
+            return false;
+        };
+        (self.is_held_by(newest, client) || self.held_by(client) < self.limits.quota)
+            && !self.is_overdue(client, now)
+    }
+
+    /// Whether the client may be given a frame that does not exist yet.
+    pub fn may_lease_another(&self, client: ClientId, now: Time) -> bool {
+        self.held_by(client) < self.limits.quota && !self.is_overdue(client, now)
+    }
+
+    /// The handle of a lease is gone. An unknown number is ignored.
+    pub fn release(&mut self, lease: LeaseId, now: Time) {
+        self.ghosts.retain(|ghost| ghost.id != lease);
+        let Some((slot, held)) = self.take_lease(lease) else {
+            return;
+        };
+        let session = held.holder.session;
+        let given = self.given.get(&session).copied();
+        let until = now + self.limits.grace;
+        if let Some(slot) = self.slots.iter_mut().find(|have| have.id == slot) {
+            if held.holder.export && (given.is_none() || given == slot.seq()) {
+                slot.graces.retain(|(have, _)| *have != session);
+                slot.graces.push((session, until));
+            }
+        }
+        self.let_go();
+    }
+
+    /// The client was told that a frame is void, or is gone: its leases on it are worth nothing, and the slot needs no grace.
+    /// Returns these leases; their handles may still exist, and count for the quota until they are released.
+    pub fn void(&mut self, session: SessionId, seq: FrameSeq) -> Vec<LeaseId> {
+        let mut void = Vec::new();
+        for slot in self
+            .slots
+            .iter_mut()
+            .filter(|slot| slot.state.seq() == Some(seq))
+        {
+            slot.leases.retain(|held| {
+                let keep = held.holder.session != session;
+                if !keep {
+                    void.push(Ghost {
+                        id: held.id,
+                        client: held.holder.client,
+                        seq,
+                    });
+                }
+                keep
+            });
+        }
+        let leases = void.iter().map(|ghost| ghost.id).collect();
+        self.ghosts.extend(void);
+        self.let_go();
+        leases
+    }
+
+    /// The session is closed. Leases that it still has stay; they rest for the whole grace when they are released.
+    pub fn forget(&mut self, session: SessionId) {
+        self.given.remove(&session);
+    }
+
+    /// The leases that passed the hold deadline since the last call.
+    pub fn newly_overdue(&mut self, now: Time) -> Vec<(Holder, FrameSeq)> {
+        let deadline = self.limits.hold_deadline;
+        let mut found = Vec::new();
+        for slot in &mut self.slots {
+            let Some(seq) = slot.state.seq() else {
+                continue;
+            };
+            for held in &mut slot.leases {
+                if !held.overdue && held.is_overdue(deadline, now) {
+                    held.overdue = true;
+                    found.push((held.holder, seq));
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether a slot can be armed now or will be without anybody's help: it is free, its grace runs out, or its job ends.
+    pub fn will_have_room(&self) -> bool {
+        self.current().any(|slot| match slot.state {
+            SlotState::Free | SlotState::Armed(_) => true,
+            SlotState::Draining(_) => !slot.graces.is_empty(),
+            SlotState::Published(_) | SlotState::Quarantined(_) => false,
+        })
+    }
+
+    /// Chooses the frame to take back so that others get a slot: the oldest one whose every holder is overdue, never the
+    /// newest. Returns its holders, each session once; nothing while an earlier choice is not settled by [`Ring::void`].
+    pub fn choose_void(&mut self, now: Time) -> Option<(FrameSeq, Vec<Holder>)> {
+        if self
+            .current()
+            .any(|slot| slot.leases.iter().any(|held| held.void_asked))
+        {
+            return None;
+        }
+        let deadline = self.limits.hold_deadline;
+        let newest = self.newest.map(|(slot, _)| slot);
+        let generation = self.generation;
+        let victim = self
+            .slots
+            .iter_mut()
+            .filter(|slot| slot.id.generation == generation && Some(slot.id) != newest)
+            .filter(|slot| !slot.leases.is_empty())
+            .filter(|slot| {
+                slot.leases
+                    .iter()
+                    .all(|held| held.is_overdue(deadline, now))
+            })
+            .min_by_key(|slot| slot.state.seq())?;
+        let mut holders: Vec<Holder> = Vec::new();
+        for held in &mut victim.leases {
+            held.void_asked = true;
+            if holders
+                .iter()
+                .all(|have| have.session != held.holder.session)
+            {
+                holders.push(held.holder);
+            }
+        }
+        Some((victim.state.seq()?, holders))
+    }
+
+    /// Frees what has rested: graces over and nothing reads.
+    pub fn settle(&mut self, now: Time, readers_idle: &dyn Fn(SlotId) -> bool) {
+        for slot in &mut self.slots {
+            slot.graces.retain(|(_, until)| *until > now);
+            let resting = matches!(slot.state, SlotState::Draining(_));
+            if resting && slot.graces.is_empty() && readers_idle(slot.id) {
+                slot.state = SlotState::Free;
+            }
+        }
+        self.collect();
+    }
+
+    /// The next time at which a lease passes its hold deadline.
+    pub fn next_hold_deadline(&self) -> Option<Time> {
+        let leases = self.slots.iter().flat_map(|slot| &slot.leases);
+        leases
+            .filter(|held| !held.overdue)
+            .map(|held| held.since + self.limits.hold_deadline)
+            .min()
+    }
+
+    /// The next time at which a resting slot's grace runs out.
+    pub fn next_grace(&self) -> Option<Time> {
+        let resting = self
+            .current()
+            .filter(|slot| matches!(slot.state, SlotState::Draining(_)));
+        resting
+            .filter_map(|slot| slot.graces.iter().map(|(_, until)| *until).max())
+            .min()
+    }
+
+    /// Whether a slot only waits for the readers of its memory.
+    pub fn waits_for_readers(&self) -> bool {
+        self.current()
+            .any(|slot| matches!(slot.state, SlotState::Draining(_)) && slot.graces.is_empty())
+    }
+
+    fn current(&self) -> impl Iterator<Item = &Slot> + '_ {
+        self.slots
+            .iter()
+            .filter(|slot| slot.id.generation == self.generation)
+    }
+
+    fn take_lease(&mut self, lease: LeaseId) -> Option<(SlotId, Held)> {
+        for slot in &mut self.slots {
+            if let Some(place) = slot.leases.iter().position(|held| held.id == lease) {
+                return Some((slot.id, slot.leases.swap_remove(place)));
+            }
+        }
+        None
+    }
+
+    /// Published slots that nobody leases begin to rest, except for the newest.
+    fn let_go(&mut self) {
+        let newest = self.newest.map(|(slot, _)| slot);
+        for slot in &mut self.slots {
+            if let SlotState::Published(seq) = slot.state {
+                if slot.leases.is_empty() && Some(slot.id) != newest {
+                    slot.state = SlotState::Draining(seq);
+                }
+            }
+        }
+        self.collect();
+    }
+
+    /// Drops slots of old generations that nobody needs. They are never written again, so no grace is due.
+    fn collect(&mut self) {
+        let generation = self.generation;
+        self.slots.retain(|slot| {
+            slot.id.generation == generation
+                || !slot.leases.is_empty()
+                || matches!(slot.state, SlotState::Armed(_))
+        });
+    }
+
+    /// Says which promise is broken, if one is. For tests and debug builds.
+    ///
+    /// # Errors
+    /// The sentence that names the broken promise.
+    pub fn verify_invariants(&self) -> Result<(), String> {
+        let check = |holds: bool, what: &str| {
+            holds
+                .then_some(())
+                .ok_or_else(|| format!("{what}: {self:#?}"))
+        };
+        let indices: BTreeSet<u16> = self.current().map(|slot| slot.id.index).collect();
+        check(
+            self.current().count() == usize::from(self.size)
+                && indices.iter().copied().eq(0..self.size),
+            "a slot of the current generation is lost or there twice",
+        )?;
+        let mut jobs = BTreeSet::new();
+        let mut frames = BTreeSet::new();
+        let mut leases = BTreeSet::new();
+        let mut clients = BTreeSet::new();
+        for slot in &self.slots {
+            let newest = self.newest.is_some_and(|(newest, _)| newest == slot.id);
+            let leased = !slot.leases.is_empty();
+            check(
+                slot.id.generation <= self.generation,
+                "a slot is of the future",
+            )?;
+            match slot.state {
+                SlotState::Free | SlotState::Armed(_) | SlotState::Quarantined(_) => {
+                    check(!leased, "a writable slot is leased")?;
+                    check(slot.graces.is_empty(), "a writable slot has a grace")?;
+                    check(!newest, "the newest frame is not published")?;
+                }
+                SlotState::Draining(_) => check(!leased && !newest, "a held slot drains")?,
+                SlotState::Published(_) => {
+                    check(
+                        leased || newest,
+                        "a published slot has no reason to be kept",
+                    )?;
+                }
+            }
+            check(
+                slot.id.generation == self.generation
+                    || leased
+                    || matches!(slot.state, SlotState::Armed(_)),
+                "a slot of an old generation outlived its last lease",
+            )?;
+            check(
+                slot.state.job().is_none_or(|job| jobs.insert(job)),
+                "a job has two slots",
+            )?;
+            check(
+                slot.seq().is_none_or(|seq| frames.insert(seq)),
+                "a frame has two slots",
+            )?;
+            for held in &slot.leases {
+                check(leases.insert(held.id), "a lease is there twice")?;
+                clients.insert(held.holder.client);
+            }
+        }
+        check(
+            self.ghosts.iter().all(|ghost| leases.insert(ghost.id)),
+            "a void lease holds a slot",
+        )?;
+        if let Some((newest, seq)) = self.newest {
+            let pinned = self
+                .current()
+                .find(|slot| slot.id == newest)
+                .map(|slot| slot.state);
+            check(
+                pinned == Some(SlotState::Published(seq)),
+                "the newest frame is not pinned",
+            )?;
+            check(
+                frames.last() == Some(&seq) || frames.is_empty(),
+                "the newest is not the newest",
+            )?;
+        }
+        for client in clients {
+            check(
+                self.held_by(client) <= self.limits.quota,
+                "a client holds more than its quota",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl SlotState {
+    fn job(self) -> Option<JobId> {
+        match self {
+            SlotState::Armed(job) | SlotState::Quarantined(job) => Some(job),
+            SlotState::Free | SlotState::Published(_) | SlotState::Draining(_) => None,
+        }
+    }
+
+    fn seq(self) -> Option<FrameSeq> {
+        match self {
+            SlotState::Published(seq) | SlotState::Draining(seq) => Some(seq),
+            SlotState::Free | SlotState::Armed(_) | SlotState::Quarantined(_) => None,
+        }
+    }
+}
+
+impl Slot {
+    fn seq(&self) -> Option<FrameSeq> {
+        self.state.seq()
+    }
+
+    fn is_leased_by(&self, client: ClientId) -> bool {
+        self.leases.iter().any(|held| held.holder.client == client)
+    }
+}
+
+impl Held {
+    fn is_overdue(&self, deadline: Duration, now: Time) -> bool {
+        self.overdue || now.saturating_since(self.since) >= deadline
+    }
+}
