@@ -8,12 +8,16 @@
 pub mod apps;
 pub mod capture;
 pub mod cli;
+pub mod compositor;
 pub mod config;
 pub mod geometry;
 pub mod input;
+pub mod kms;
 pub mod logging;
 pub mod output;
+pub mod protocols;
 pub mod render;
+pub mod run;
 pub mod session;
 pub mod shell;
 pub mod time;

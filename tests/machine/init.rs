@@ -115,6 +115,9 @@ fn take_environment(machine: &Machine) -> Result<()> {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
     }
     env::set_var("HOME", HOME);
+    // Mesa asks the password file where HOME is, and that one is read-only.
+    env::set_var("XDG_CACHE_HOME", format!("{HOME}/.cache"));
+    env::set_var("LANG", "C.UTF-8");
     env::set_var("XDG_RUNTIME_DIR", RUNTIME_DIR);
     // There are no VTs in this kernel, and no logind.
     env::set_var("SEATD_VTBOUND", "0");

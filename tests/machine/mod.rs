@@ -190,7 +190,7 @@ impl<E: fmt::Debug> Outcome for Result<(), E> {
 /// ran longer than [`Machine::timeout`]. The message says what happened and quotes the logs.
 #[track_caller]
 pub fn boot<R: Outcome>(machine: Machine, body: impl FnOnce(&Guest) -> R) -> PathBuf {
-    let test = test_name(type_name_of_val(&body));
+    let test = test_name(std::thread::current().name(), type_name_of_val(&body));
     if in_guest() {
         init::run(&machine, body);
     }
@@ -215,8 +215,13 @@ pub fn in_guest() -> bool {
     std::env::var_os(host::GUEST).is_some() && std::process::id() == 1
 }
 
-/// `crate::module::test::{{closure}}` to `module::test`, which is how libtest calls it.
-fn test_name(body: &str) -> String {
+/// libtest and nextest name a test's thread after it, so helpers may call `boot` for a test. Where
+/// the main thread does it, the function that holds the body must be the test itself:
+/// `crate::module::test::{{closure}}` is `module::test`.
+fn test_name(thread: Option<&str>, body: &str) -> String {
+    if let Some(name) = thread.filter(|&name| name != "main") {
+        return name.to_owned();
+    }
     let mut name = body;
     while let Some(outer) = name.strip_suffix("::{{closure}}") {
         name = outer;

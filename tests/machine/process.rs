@@ -99,6 +99,29 @@ impl Proc {
         );
     }
 
+    /// Waits until it has written `text`.
+    ///
+    /// # Panics
+    /// If it has not within `timeout`, or at once if it ends without.
+    #[track_caller]
+    pub fn wait_log(&mut self, text: &str, timeout: Duration) {
+        let what = format!("{text:?} from {}", self.name);
+        wait_for(&what, timeout, || {
+            let ended = self.try_exit();
+            if self.log().contains(text) {
+                return Some(());
+            }
+            if let Some(status) = ended {
+                panic!(
+                    "{} is gone ({status}) without {text:?}; it said:\n{}",
+                    self.name,
+                    self.log()
+                );
+            }
+            None
+        });
+    }
+
     /// Checks that it still runs.
     ///
     /// # Panics

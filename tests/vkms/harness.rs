@@ -179,7 +179,8 @@ fn the_crc_is_that_of_the_pixels_on_the_screen() {
         let card = Card::open(guest);
         let screens = card.connectors();
         let crtcs = card.resource_handles().unwrap().crtcs().to_vec();
-        for index in 0..2 {
+        assert_eq!(crtcs.len(), 2);
+        for (index, &crtc) in crtcs.iter().enumerate() {
             let mut screens = screens
                 .iter()
                 .filter(|c| c.interface() != connector::Interface::Writeback);
@@ -201,14 +202,8 @@ fn the_crc_is_that_of_the_pixels_on_the_screen() {
             drop(mapping);
             let framebuffer = card.add_framebuffer(&buffer, 24, 32).unwrap();
             let connectors = [screen.handle()];
-            card.set_crtc(
-                crtcs[index],
-                Some(framebuffer),
-                (0, 0),
-                &connectors,
-                Some(mode),
-            )
-            .unwrap();
+            card.set_crtc(crtc, Some(framebuffer), (0, 0), &connectors, Some(mode))
+                .unwrap();
 
             let mut reader = guest.crc(index).unwrap();
             let crcs = [reader.next_frame().unwrap(), reader.next_frame().unwrap()];
