@@ -7,7 +7,8 @@ mod error;
 mod read;
 mod reader;
 pub mod schema;
-
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::{
@@ -32,7 +33,7 @@ pub struct Config {
     pub renderer: RendererChoice,
     /// How the screen is captured.
     pub capture: CaptureSection,
-    /// Rules for outputs; the first whose `connector` matches applies. See [`Config::output`].
+    /// Rules for outputs, in the order of the file. Which one applies: see [`Config::output`].
     pub outputs: Vec<OutputRule>,
     /// Keyboards, pointers and touch screens.
     pub input: InputSection,
@@ -110,7 +111,7 @@ impl Default for OutputRule {
 }
 
 impl OutputRule {
-    /// Whether this rule is about the connector of that name.
+    /// Whether this rule covers the connector of that name.
     pub fn matches(&self, connector: &str) -> bool {
         values::wildcard_match(&self.connector, connector)
     }
@@ -284,16 +285,12 @@ impl Config {
         }
     }
 
-    /// The rule for a connector: the first `[[output]]` that matches, else the defaults.
+    /// The rule for a connector: the `[[output]]` that names it exactly, else the first whose `*` covers it, else the
+    /// defaults.
     pub fn output(&self, connector: &str) -> OutputRule {
-        self.outputs
-            .iter()
-            .find(|rule| rule.matches(connector))
-            .cloned()
-            .unwrap_or_else(|| OutputRule {
-                connector: connector.to_owned(),
-                ..OutputRule::default()
-            })
+        let exact = self.outputs.iter().find(|rule| rule.connector == connector);
+        let rule = exact.or_else(|| self.outputs.iter().find(|rule| rule.matches(connector)));
+        rule.cloned().unwrap_or_default()
     }
 }
 

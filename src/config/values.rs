@@ -143,7 +143,9 @@ fn digits(text: &str) -> Option<u16> {
 fn millihertz(text: &str) -> Option<u32> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let hertz: f64 = plain.then(|| text.parse().ok()).flatten()?;
-    (hertz >= 1.0 && hertz <= 1000.0).then(|| (hertz * 1000.0).round() as u32)
+    (1.0..=1000.0)
+        .contains(&hertz)
+        .then(|| (hertz * 1000.0).round() as u32)
 }
 
 /// `output.transform`, in the words of wl_output: counter-clockwise.

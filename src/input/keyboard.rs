@@ -60,7 +60,7 @@ pub(super) struct Keys {
 
 impl Keys {
     /// Whether the compositor keeps this press or release, and what it means.
-    fn filter(
+    pub(super) fn filter(
         &mut self,
         code: Keycode,
         state: KeyState,
