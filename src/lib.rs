@@ -7,4 +7,5 @@
 
 pub mod capture;
 pub mod geometry;
+pub mod protocols;
 pub mod time;
