@@ -10,17 +10,20 @@ mod clients;
 mod device;
 mod frames;
 mod handlers;
+mod input;
 mod seat;
 mod windows;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use anyhow::Context;
 use smithay::{
     input::{pointer::CursorImageStatus, Seat, SeatState},
+    output::Output,
     reexports::{
         calloop::{
             channel, generic::Generic, Interest, LoopHandle, LoopSignal, Mode, PostAction,
+            RegistrationToken,
         },
         wayland_server::{Display, DisplayHandle},
     },
@@ -40,11 +43,14 @@ use smithay::{
 };
 
 use crate::{
-    capture::{CopyPool, CopyPoolConfig},
+    capture::{CopyPool, OutputCapture},
     config::Config,
+    input::Input,
+    kms::JobId,
     protocols::{CaptureProtocols, LoopTask},
     render::Renderer,
     shell::Shell,
+    time::Time,
 };
 
 pub use clients::ClientState;
@@ -79,6 +85,8 @@ pub struct Vitrine {
     pub renderer: Renderer,
     /// The display device with its screens; none in protocol tests.
     pub backend: Option<Backend>,
+    /// The capture side of each output.
+    pub captures: HashMap<Output, OutputCapture>,
     /// The application that this session exists for.
     pub app: Option<crate::apps::App>,
     globals: Globals,
@@ -87,6 +95,12 @@ pub struct Vitrine {
     copy_pool: CopyPool,
     tasks: channel::Sender<LoopTask<Vitrine>>,
     dmabuf_global: Option<DmabufGlobal>,
+    input: Input,
+    libinput: Option<smithay::reexports::input::Libinput>,
+    /// The next deadline of all screens and captures.
+    alarm: Option<(Time, RegistrationToken)>,
+    /// Writeback fences in the event loop.
+    fences: HashMap<(Output, JobId), RegistrationToken>,
 }
 
 /// Smithay's protocol states; each keeps its globals alive.
@@ -138,12 +152,12 @@ impl Vitrine {
         event_loop: LoopHandle<'static, Vitrine>,
         signal: LoopSignal,
     ) -> anyhow::Result<Self> {
-        let mut display_handle = display.handle();
+        let display_handle = display.handle();
         display_handle.set_default_max_buffer_size(CLIENT_BUFFER_BYTES);
         let globals = Globals::new(&display_handle);
         let mut seat_state = SeatState::new();
         let seat = seat_state.new_wl_seat(&display_handle, config.seat.name.clone());
-        let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle);
+        let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle, |_| true);
         let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
         insert_tasks(&event_loop, task_source)?;
         insert_display(&event_loop, display)?;
@@ -158,9 +172,14 @@ impl Vitrine {
             globals,
             seat_state,
             capture_protocols,
-            copy_pool: CopyPool::new(COPY_THREADS),
+            copy_pool: CopyPool::new(COPY_THREADS).context("the copy threads cannot start")?,
             tasks,
             dmabuf_global: None,
+            captures: HashMap::new(),
+            input: Input::new(config.input.clone()),
+            libinput: None,
+            alarm: None,
+            fences: HashMap::new(),
             config,
             display: display_handle,
             event_loop,

@@ -1,6 +1,6 @@
 //! The application of the session: its start, its end, and ours with it.
 
-use std::{ffi::OsString, os::fd::AsFd};
+use std::ffi::OsString;
 
 use smithay::reexports::calloop::{
     generic::Generic,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use smithay::{output::Output, reexports::calloop::ping::make_ping};
+use smithay::output::Output;
 
 use super::Vitrine;
 use crate::{

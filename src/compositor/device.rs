@@ -64,6 +64,11 @@ impl Backend {
         self.screens.iter_mut().find(|screen| screen.output == *output)
     }
 
+    /// The number of the node that is driven.
+    pub fn dev_id(&self) -> libc::dev_t {
+        self.dev_id
+    }
+
     /// The render node that clients may allocate on; none on display-only devices as vkms.
     pub fn render_node(&self) -> Option<DrmNode> {
         let primary = DrmNode::from_dev_id(self.dev_id).ok()?;
@@ -197,10 +202,10 @@ impl Vitrine {
             .into_iter()
             .partition(|screen| pairs.contains(&screen.pair()));
         backend.screens = stay;
-        for mut screen in gone {
+        let device = backend.device.clone();
+        for screen in gone {
             tracing::info!(target: "vitrine::output", output = %screen.output.name(), "screen gone");
-            screen.switch_off();
-            screen.log_summary(self.captures.get(&screen.output));
+            screen.log_summary(&device, self.captures.get(&screen.output));
             self.remove_output(&screen.output);
         }
     }
@@ -217,7 +222,6 @@ impl Vitrine {
             gbm: &backend.gbm,
             head,
             mode,
-            snapshot,
             software: matches!(self.renderer, Renderer::Pixman(_)),
             cooling: self.config.capture.cooling,
         };
@@ -250,7 +254,6 @@ impl Vitrine {
         protocols::output_gone(self, output);
         self.captures.remove(output);
         self.shell.space.unmap_output(output);
-        output.leave_all();
         if let Some(OutputGlobal(global)) = output.user_data().get::<OutputGlobal>() {
             self.retire_global(global.clone());
         }
@@ -311,9 +314,7 @@ impl Vitrine {
         if let Some(backend) = self.backend.as_mut() {
             backend.active = false;
             for screen in &mut backend.screens {
-                if let Some(capture) = self.captures.get_mut(&screen.output) {
-                    screen.pause(capture);
-                }
+                screen.pause();
             }
         }
         self.pause_input();
@@ -335,10 +336,11 @@ impl Vitrine {
     /// Leaves: says what was done, gives the screens back as they were found.
     pub fn stop_backend(&mut self) {
         let Some(mut backend) = self.backend.take() else { return };
-        for mut screen in backend.screens.drain(..) {
-            screen.log_summary(self.captures.get(&screen.output));
-            screen.switch_off();
+        for screen in &backend.screens {
+            screen.log_summary(&backend.device, self.captures.get(&screen.output));
         }
+        // Dropping a screen gives it back as it was found; the pipelines go before the device.
+        backend.screens.clear();
         self.app = None;
     }
 }

@@ -18,6 +18,9 @@ use crate::{
     time::Time,
 };
 
+/// A deadline that has passed already must not make the loop spin.
+const SHORTEST_SLEEP: std::time::Duration = std::time::Duration::from_micros(200);
+
 impl Vitrine {
     /// A surface has new content or state.
     pub(super) fn surface_changed(&mut self, surface: &WlSurface) {
@@ -49,6 +52,7 @@ impl Vitrine {
         let pointer = self.pointer_look().map(|(at, look)| Pointer { at, look });
         let mut wake: Option<Time> = None;
         let mut fences = Vec::new();
+        let mut forget = Vec::new();
         if let Some(backend) = self.backend.as_mut() {
             for screen in &mut backend.screens {
                 let Some(capture) = self.captures.get_mut(&screen.output) else { continue };
@@ -61,11 +65,17 @@ impl Vitrine {
                 };
                 let step = screen.step(&mut context);
                 fences.extend(step.fence);
+                forget.extend(step.forget.into_iter().map(|job| (screen.output.clone(), job)));
                 wake = earliest(wake, step.wake);
             }
         }
         for fence in fences {
             self.watch_fence(fence);
+        }
+        for key in forget {
+            if let Some(token) = self.fences.remove(&key) {
+                self.event_loop.remove(token);
+            }
         }
         let outputs: Vec<_> = self.captures.keys().cloned().collect();
         for output in outputs {
@@ -79,13 +89,20 @@ impl Vitrine {
     fn watch_fence(&mut self, fence: PendingFence) {
         let PendingFence { output, job, fence } = fence;
         let watched = Generic::new(fence, Interest::READ, Mode::OneShot);
+        let key = (output.clone(), job);
         let inserted = self.event_loop.insert_source(watched, move |_, _, state| {
+            state.fences.remove(&(output.clone(), job));
             state.fence_signalled(&output, job);
             Ok(PostAction::Remove)
         });
-        if let Err(error) = inserted {
+        match inserted {
+            Ok(token) => {
+                self.fences.insert(key, token);
+            }
             // The watchdog of the writeback machine reads the fence's status when its deadline comes.
-            tracing::warn!(target: "vitrine::output", %error, "a writeback fence cannot be watched");
+            Err(error) => {
+                tracing::warn!(target: "vitrine::output", %error, "a writeback fence cannot be watched");
+            }
         }
     }
 
@@ -106,7 +123,7 @@ impl Vitrine {
             self.event_loop.remove(token);
         }
         let Some(at) = wake else { return };
-        let timer = Timer::from_duration(at.saturating_since(now));
+        let timer = Timer::from_duration(at.saturating_since(now).max(SHORTEST_SLEEP));
         let inserted = self.event_loop.insert_source(timer, |_, (), state| {
             state.alarm = None;
             TimeoutAction::Drop

@@ -58,7 +58,7 @@ pub fn plan(now: Time, situation: Situation) -> Plan {
         Ok(kind @ (ArmKind::Kick | ArmKind::Canary)) => Plan::Capture { kind, force: true },
         // The gap is a few milliseconds: shorter than a refresh, so the frame is worth it.
         Err(Refuse::Cooling { until }) if until > now => Plan::Wait(Some(until)),
-        Err(Refuse::Cooling { .. } | Refuse::Checking) => Plan::Wait(Some(now)),
+        Err(Refuse::Cooling { .. } | Refuse::Checking | Refuse::WrongBuffer { .. }) => Plan::Wait(Some(now)),
         Err(Refuse::Detached | Refuse::InFlight | Refuse::Stalled { .. }) if dirty => Plan::Show,
         Err(Refuse::Stalled { until }) => Plan::Wait(Some(until)),
         Err(Refuse::Detached | Refuse::InFlight) => Plan::Wait(None),

@@ -19,10 +19,9 @@ use smithay::{
             gles::GlesRenderer,
             pixman::PixmanRenderer,
             sync::SyncPoint,
-            Bind, Color32F, ImportAll, ImportDma, ImportMem, Renderer as _,
+            Bind, Color32F, ImportAll, ImportDma, ImportMem,
         },
     },
-    desktop::space::SpaceElement,
     output::Output,
     reexports::wayland_server::protocol::wl_shm,
     utils::{Physical, Point, Rectangle, Scale, Transform},
@@ -30,7 +29,7 @@ use smithay::{
 
 use crate::{geometry::Rect, shell::Shell};
 
-pub use cursor::{CursorPicture, CursorSprite};
+pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
 
 /// Behind all windows: black, as every kiosk shows.
 const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);
