@@ -402,6 +402,33 @@ fn two_copies_of_a_session_do_not_overtake_each_other() {
 }
 
 #[test]
+fn a_frame_destroyed_before_its_copy_could_start_gives_its_slot_back() {
+    let (mut server, mut client, session, buffer) = streaming(1);
+    let frame = undamaged(&client, &session, &buffer);
+    client.roundtrip(&mut server);
+    server.hold_copies();
+    server.flip([0, 0, 2, 2], 2);
+    server.wait_for_held_copy();
+    frame.destroy();
+    client.roundtrip(&mut server);
+    server.flip([4, 0, 2, 2], 3);
+    let put_off = undamaged(&client, &session, &buffer);
+    client.roundtrip(&mut server);
+    server.flip_unchanged();
+    assert_eq!(server.held(), 2);
+    put_off.destroy();
+    client.roundtrip(&mut server);
+    assert_eq!(server.held(), 1, "only the copy that runs holds a slot");
+    server.let_copies_go();
+    let next = undamaged(&client, &session, &buffer);
+    assert_eq!(client.expect_ready(&mut server, &next).damage, [WHOLE]);
+    assert_eq!(
+        (buffer.pixel(0, 0), buffer.pixel(4, 0), buffer.pixel(8, 0)),
+        (2, 3, 1)
+    );
+}
+
+#[test]
 fn a_buffer_destroyed_mid_copy_is_no_fault() {
     let (mut server, mut client, session, buffer) = streaming(1);
     let frame = undamaged(&client, &session, &buffer);

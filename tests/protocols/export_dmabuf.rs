@@ -218,6 +218,18 @@ fn the_death_of_the_client_is_the_release() {
 }
 
 #[test]
+fn a_frame_destroyed_while_it_waits_wants_nothing_more() {
+    let mut server = Server::new();
+    let mut exporter = Exporter::new(&mut server);
+    let frame = exporter.ask(&mut server);
+    assert!(server.wants_frame());
+    frame.destroy();
+    exporter.client.roundtrip(&mut server);
+    assert!(!server.wants_frame());
+    assert_eq!(server.counts().export_frames, 0);
+}
+
+#[test]
 fn frames_outlive_their_manager() {
     let mut server = Server::new();
     let mut exporter = Exporter::new(&mut server);
@@ -232,7 +244,7 @@ fn frames_outlive_their_manager() {
 }
 
 #[test]
-fn a_client_that_never_releases_does_not_stop_another_and_is_told_when_its_frame_is_void() {
+fn a_client_that_never_releases_does_not_stop_another_and_its_frames_are_not_written() {
     let mut server = Server::new();
     let mut holder = Exporter::new(&mut server);
     let mut other = Exporter::new(&mut server);
