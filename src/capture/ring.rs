@@ -9,6 +9,8 @@
 //! leases on them, both bounded; nothing waits. Slots of an old generation (an old mode) take no new job and are gone
 //! with their last lease.
 
+mod invariants;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -66,7 +68,9 @@ pub struct Holder {
 struct Held {
     id: LeaseId,
     holder: Holder,
-    since: Time,
+    /// When a newer frame was published: since then the lease costs others a slot. The newest one is pinned anyway, and a
+    /// client may well keep it until the next one comes.
+    since: Option<Time>,
     overdue: bool,
     void_asked: bool,
 }
@@ -147,10 +151,10 @@ impl Ring {
     /// Starts a new generation of `size` free slots. Held slots of older ones stay until their last lease, armed ones
     /// until their job ends; all others are gone at once. A quarantined one may go too: the kernel's job keeps its
     /// own reference to the framebuffer, and nobody will read it.
-    pub fn reset(&mut self, size: u16) {
+    pub fn reset(&mut self, size: u16, now: Time) {
+        self.unpin(now);
         self.generation += 1;
         self.size = size;
-        self.newest = None;
         self.collect();
         let generation = self.generation;
         self.slots.extend((0..size).map(|index| Slot {
@@ -262,7 +266,7 @@ impl Ring {
 
     /// The job is done and its frame may be seen: it is the newest now, and the one before is let go. `None` if the job is
     /// not in flight or its slot is of an old generation; the slot is free or gone then.
-    pub fn publish(&mut self, job: JobId, seq: FrameSeq) -> Option<SlotId> {
+    pub fn publish(&mut self, job: JobId, seq: FrameSeq, now: Time) -> Option<SlotId> {
         let generation = self.generation;
         let slot = self
             .slots
@@ -275,6 +279,7 @@ impl Ring {
         }
         slot.state = SlotState::Published(seq);
         let id = slot.id;
+        self.unpin(now);
         self.newest = Some((id, seq));
         self.let_go();
         Some(id)
@@ -330,7 +335,7 @@ impl Ring {
         slot.leases.push(Held {
             id: lease,
             holder,
-            since: now,
+            since: None,
             overdue: false,
             void_asked: false,
         });
@@ -426,6 +431,11 @@ impl Ring {
         found
     }
 
+    /// Whether a slot is free.
+    pub fn has_room(&self) -> bool {
+        self.current().any(|slot| slot.state == SlotState::Free)
+    }
+
     /// Whether a slot can be armed now or will be without anybody's help: it is free, its grace runs out, or its job ends.
     pub fn will_have_room(&self) -> bool {
         self.current().any(|slot| match slot.state {
@@ -488,7 +498,7 @@ impl Ring {
         let leases = self.slots.iter().flat_map(|slot| &slot.leases);
         leases
             .filter(|held| !held.overdue)
-            .map(|held| held.since + self.limits.hold_deadline)
+            .filter_map(|held| held.since.map(|since| since + self.limits.hold_deadline))
             .min()
     }
 
@@ -512,6 +522,16 @@ impl Ring {
         self.slots
             .iter()
             .filter(|slot| slot.id.generation == self.generation)
+    }
+
+    /// The newest frame is no longer that: from now on its holders keep a slot from others.
+    fn unpin(&mut self, now: Time) {
+        let newest = self.newest.take().map(|(slot, _)| slot);
+        for slot in self.slots.iter_mut().filter(|slot| Some(slot.id) == newest) {
+            for held in &mut slot.leases {
+                held.since = Some(now);
+            }
+        }
     }
 
     fn take_lease(&mut self, lease: LeaseId) -> Option<(SlotId, Held)> {
@@ -545,93 +565,6 @@ impl Ring {
                 || matches!(slot.state, SlotState::Armed(_))
         });
     }
-
-    /// Says which promise is broken, if one is. For tests and debug builds.
-    ///
-    /// # Errors
-    /// The sentence that names the broken promise.
-    pub fn verify_invariants(&self) -> Result<(), String> {
-        let check = |holds: bool, what: &str| {
-            holds
-                .then_some(())
-                .ok_or_else(|| format!("{what}: {self:#?}"))
-        };
-        let indices: BTreeSet<u16> = self.current().map(|slot| slot.id.index).collect();
-        check(
-            self.current().count() == usize::from(self.size)
-                && indices.iter().copied().eq(0..self.size),
-            "a slot of the current generation is lost or there twice",
-        )?;
-        let mut jobs = BTreeSet::new();
-        let mut frames = BTreeSet::new();
-        let mut leases = BTreeSet::new();
-        let mut clients = BTreeSet::new();
-        for slot in &self.slots {
-            let newest = self.newest.is_some_and(|(newest, _)| newest == slot.id);
-            let leased = !slot.leases.is_empty();
-            check(
-                slot.id.generation <= self.generation,
-                "a slot is of the future",
-            )?;
-            match slot.state {
-                SlotState::Free | SlotState::Armed(_) | SlotState::Quarantined(_) => {
-                    check(!leased, "a writable slot is leased")?;
-                    check(slot.graces.is_empty(), "a writable slot has a grace")?;
-                    check(!newest, "the newest frame is not published")?;
-                }
-                SlotState::Draining(_) => check(!leased && !newest, "a held slot drains")?,
-                SlotState::Published(_) => {
-                    check(
-                        leased || newest,
-                        "a published slot has no reason to be kept",
-                    )?;
-                }
-            }
-            check(
-                slot.id.generation == self.generation
-                    || leased
-                    || matches!(slot.state, SlotState::Armed(_)),
-                "a slot of an old generation outlived its last lease",
-            )?;
-            check(
-                slot.state.job().is_none_or(|job| jobs.insert(job)),
-                "a job has two slots",
-            )?;
-            check(
-                slot.seq().is_none_or(|seq| frames.insert(seq)),
-                "a frame has two slots",
-            )?;
-            for held in &slot.leases {
-                check(leases.insert(held.id), "a lease is there twice")?;
-                clients.insert(held.holder.client);
-            }
-        }
-        check(
-            self.ghosts.iter().all(|ghost| leases.insert(ghost.id)),
-            "a void lease holds a slot",
-        )?;
-        if let Some((newest, seq)) = self.newest {
-            let pinned = self
-                .current()
-                .find(|slot| slot.id == newest)
-                .map(|slot| slot.state);
-            check(
-                pinned == Some(SlotState::Published(seq)),
-                "the newest frame is not pinned",
-            )?;
-            check(
-                frames.last() == Some(&seq) || frames.is_empty(),
-                "the newest is not the newest",
-            )?;
-        }
-        for client in clients {
-            check(
-                self.held_by(client) <= self.limits.quota,
-                "a client holds more than its quota",
-            )?;
-        }
-        Ok(())
-    }
 }
 
 impl SlotState {
@@ -662,6 +595,9 @@ impl Slot {
 
 impl Held {
     fn is_overdue(&self, deadline: Duration, now: Time) -> bool {
-        self.overdue || now.saturating_since(self.since) >= deadline
+        self.overdue
+            || self
+                .since
+                .is_some_and(|since| now.saturating_since(since) >= deadline)
     }
 }
