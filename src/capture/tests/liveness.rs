@@ -38,7 +38,7 @@ fn stream(world: &mut World, session: SessionId, refreshes: u32) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn a_well_behaved_client_keeps_receiving_whatever_happened_before(

@@ -33,7 +33,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..8usize).prop_map(Op::Void),
         2 => Just(Op::Choose),
         1 => (0..5u16, any::<bool>()).prop_map(|(slot, busy)| Op::Busy(slot, busy)),
-        4 => (0..600u64).prop_map(Op::Advance),
+        4 => prop_oneof![0..12u64, 0..600u64].prop_map(Op::Advance),
         1 => prop_oneof![Just(0u16), 3..6u16].prop_map(Op::Reset),
     ]
 }
