@@ -65,7 +65,6 @@ impl OutputCapture {
         } else {
             self.blocked = false;
         }
-        self.update_gauges();
         armed
     }
 
@@ -78,7 +77,6 @@ impl OutputCapture {
         self.take_releases(now);
         let armed = self.take_slot(job, producer, true, now);
         self.stats.spare_jobs += u64::from(armed.is_ok());
-        self.update_gauges();
         armed
     }
 
@@ -165,7 +163,7 @@ impl OutputCapture {
             None => damage.add(bounds, bounds),
         }
         let seq = FrameSeq(self.next_frame);
-        let Some(slot) = self.ring.publish(job, seq) else {
+        let Some(slot) = self.ring.publish(job, seq, now) else {
             self.put_back(place, &damage);
             return Completion::Unknown;
         };
@@ -183,7 +181,6 @@ impl OutputCapture {
             damage,
         }));
         self.forget_memory();
-        self.update_gauges();
         Completion::Published(seq)
     }
 
@@ -207,7 +204,6 @@ impl OutputCapture {
         warn!(target: TARGET, %job, "capture job overdue; its slot is in quarantine");
         self.put_back(place, &damage);
         self.forget_memory();
-        self.update_gauges();
     }
 
     /// The fence of an overdue job signalled after all, with or without an error: the slot is free again, and not shown. An
@@ -217,7 +213,6 @@ impl OutputCapture {
         if self.ring.slots().any(|(_, state)| state == quarantined) {
             self.ring.free(job);
             self.stats.late_fences += 1;
-            self.update_gauges();
         }
     }
 
@@ -241,7 +236,6 @@ impl OutputCapture {
         self.ring.free(job);
         self.put_back(place, &damage);
         self.forget_memory();
-        self.update_gauges();
         true
     }
 

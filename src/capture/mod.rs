@@ -34,7 +34,7 @@ pub use self::{
     jobs::Completion,
     lease::Lease,
     output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},
-    requests::RequestError,
+    requests::{RequestError, MAX_WAITING},
     session::SessionKind,
     stats::{CaptureStats, ClientStats},
 };

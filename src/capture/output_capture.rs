@@ -243,7 +243,6 @@ impl OutputCapture {
         let generation = self.ring.generation();
         let slots = (0..size).map(|index| SlotId { index, generation });
         self.memory.extend(slots.zip(buffers));
-        self.update_gauges();
         Ok(generation)
     }
 
@@ -255,7 +254,7 @@ impl OutputCapture {
 
     fn start_generation(&mut self, format: Option<FrameFormat>, size: u16, now: Time) {
         self.take_releases(now);
-        self.ring.reset(size);
+        self.ring.reset(size, now);
         self.format = format;
         self.newest = None;
         self.pending = DamageSet::new();
@@ -264,7 +263,6 @@ impl OutputCapture {
             session.start_anew();
         }
         self.forget_memory();
-        self.update_gauges();
     }
 
     /// How the frames look, while there are buffers.
@@ -291,11 +289,11 @@ impl OutputCapture {
         self.settle(now);
         self.note_overdue(now);
         let mut events = self.deliver(now);
-        if self.demand_of_waiters(now) == Demand::Now && !self.ring.will_have_room() {
-            self.blocked = true;
+        let starving = self.demand_of_waiters(now) == Demand::Now;
+        self.blocked = starving && !self.ring.has_room();
+        if starving && !self.ring.will_have_room() {
             self.take_back(now, &mut events);
         }
-        self.update_gauges();
         events
     }
 
@@ -327,12 +325,30 @@ impl OutputCapture {
             }
         }
         self.forget_memory();
-        self.update_gauges();
     }
 
     /// What happened so far.
-    pub fn stats(&self) -> &CaptureStats {
-        &self.stats
+    pub fn stats(&self) -> CaptureStats {
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let in_quarantine =
+            |(_, state): &(SlotId, SlotState)| matches!(state, SlotState::Quarantined(_));
+        let clients = self.clients.iter().map(|(id, client)| {
+            let held = count(self.ring.held_by(*id));
+            (
+                *id,
+                ClientStats {
+                    held,
+                    ..client.stats
+                },
+            )
+        });
+        CaptureStats {
+            quarantined: count(self.ring.slots().filter(in_quarantine).count()),
+            held: count(self.ring.held()),
+            buffers: count(self.memory.len()),
+            clients: clients.collect(),
+            ..self.stats.clone()
+        }
     }
 
     /// Says which promise is broken, if one is. For tests and debug builds.
@@ -450,23 +466,6 @@ impl OutputCapture {
             sessions.values().any(|session| session.client == *client)
                 || leases.values().any(|(holder, _)| holder == client)
         });
-    }
-
-    pub(crate) fn update_gauges(&mut self) {
-        let quarantined =
-            |(_, state): &(SlotId, SlotState)| matches!(state, SlotState::Quarantined(_));
-        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        self.stats.quarantined = count(self.ring.slots().filter(quarantined).count());
-        self.stats.held = count(self.ring.held());
-        self.stats.buffers = count(self.memory.len());
-        for (id, client) in &mut self.clients {
-            client.stats.held = count(self.ring.held_by(*id));
-        }
-        self.stats.clients = self
-            .clients
-            .iter()
-            .map(|(id, client)| (*id, client.stats))
-            .collect();
     }
 }
 

@@ -41,7 +41,6 @@ impl OutputCapture {
         self.sessions.insert(id, Session::new(client, kind));
         self.clients.entry(client).or_default();
         debug!(target: TARGET, session = %id, %client, ?kind, "capture session opened");
-        self.update_gauges();
         id
     }
 
@@ -52,7 +51,6 @@ impl OutputCapture {
             debug!(target: TARGET, %session, "capture session closed");
             self.ring.forget(session);
             self.forget_clients();
-            self.update_gauges();
         }
     }
 
@@ -120,7 +118,6 @@ impl OutputCapture {
             client.stats.copies += 1;
             client.stats.copied_bytes += report.bytes;
         }
-        self.update_gauges();
     }
 
     /// Whether the next commit is to be captured. Deliveries that [`poll`](Self::poll) would make are not counted: ask

@@ -9,6 +9,9 @@
 //! leases on them, both bounded; nothing waits. Slots of an old generation (an old mode) take no new job and are gone
 //! with their last lease.
 
+mod invariants;
+mod leases;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -66,7 +69,9 @@ pub struct Holder {
 struct Held {
     id: LeaseId,
     holder: Holder,
-    since: Time,
+    /// When a newer frame was published: since then the lease costs others a slot. The newest one is pinned anyway, and a
+    /// client may well keep it until the next one comes.
+    since: Option<Time>,
     overdue: bool,
     void_asked: bool,
 }
@@ -147,10 +152,10 @@ impl Ring {
     /// Starts a new generation of `size` free slots. Held slots of older ones stay until their last lease, armed ones
     /// until their job ends; all others are gone at once. A quarantined one may go too: the kernel's job keeps its
     /// own reference to the framebuffer, and nobody will read it.
-    pub fn reset(&mut self, size: u16) {
+    pub fn reset(&mut self, size: u16, now: Time) {
+        self.unpin(now);
         self.generation += 1;
         self.size = size;
-        self.newest = None;
         self.collect();
         let generation = self.generation;
         self.slots.extend((0..size).map(|index| Slot {
@@ -262,7 +267,7 @@ impl Ring {
 
     /// The job is done and its frame may be seen: it is the newest now, and the one before is let go. `None` if the job is
     /// not in flight or its slot is of an old generation; the slot is free or gone then.
-    pub fn publish(&mut self, job: JobId, seq: FrameSeq) -> Option<SlotId> {
+    pub fn publish(&mut self, job: JobId, seq: FrameSeq, now: Time) -> Option<SlotId> {
         let generation = self.generation;
         let slot = self
             .slots
@@ -275,6 +280,7 @@ impl Ring {
         }
         slot.state = SlotState::Published(seq);
         let id = slot.id;
+        self.unpin(now);
         self.newest = Some((id, seq));
         self.let_go();
         Some(id)
@@ -317,113 +323,9 @@ impl Ring {
             .map(|slot| slot.id)
     }
 
-    /// Leases the newest frame. `None` if there is none, the client holds its quota of other frames, or is overdue.
-    /// The session's older frames need no grace any more: it has a newer one.
-    pub fn lease_newest(&mut self, holder: Holder, now: Time) -> Option<(LeaseId, SlotId)> {
-        if !self.may_lease_newest(holder.client, now) {
-            return None;
-        }
-        let (id, seq) = self.newest?;
-        let slot = self.slots.iter_mut().find(|slot| slot.id == id)?;
-        let lease = LeaseId(self.next_lease);
-        self.next_lease += 1;
-        slot.leases.push(Held {
-            id: lease,
-            holder,
-            since: now,
-            overdue: false,
-            void_asked: false,
-        });
-        self.given.insert(holder.session, seq);
-        for slot in &mut self.slots {
-            if slot.state.seq().is_some_and(|older| older < seq) {
-                slot.graces
-                    .retain(|(session, _)| *session != holder.session);
-            }
-        }
-        Some((lease, id))
-    }
-
-    /// Whether the client may be given the newest frame.
-    pub fn may_lease_newest(&self, client: ClientId, now: Time) -> bool {
-        let Some((newest, _)) = self.newest else {
-            return false;
-        };
-        (self.is_held_by(newest, client) || self.held_by(client) < self.limits.quota)
-            && !self.is_overdue(client, now)
-    }
-
-    /// Whether the client may be given a frame that does not exist yet.
-    pub fn may_lease_another(&self, client: ClientId, now: Time) -> bool {
-        self.held_by(client) < self.limits.quota && !self.is_overdue(client, now)
-    }
-
-    /// The handle of a lease is gone. An unknown number is ignored.
-    pub fn release(&mut self, lease: LeaseId, now: Time) {
-        self.ghosts.retain(|ghost| ghost.id != lease);
-        let Some((slot, held)) = self.take_lease(lease) else {
-            return;
-        };
-        let session = held.holder.session;
-        let given = self.given.get(&session).copied();
-        let until = now + self.limits.grace;
-        if let Some(slot) = self.slots.iter_mut().find(|have| have.id == slot) {
-            if held.holder.export && (given.is_none() || given == slot.seq()) {
-                slot.graces.retain(|(have, _)| *have != session);
-                slot.graces.push((session, until));
-            }
-        }
-        self.let_go();
-    }
-
-    /// The client was told that a frame is void, or is gone: its leases on it are worth nothing, and the slot needs no grace.
-    /// Returns these leases; their handles may still exist, and count for the quota until they are released.
-    pub fn void(&mut self, session: SessionId, seq: FrameSeq) -> Vec<LeaseId> {
-        let mut void = Vec::new();
-        for slot in self
-            .slots
-            .iter_mut()
-            .filter(|slot| slot.state.seq() == Some(seq))
-        {
-            slot.leases.retain(|held| {
-                let keep = held.holder.session != session;
-                if !keep {
-                    void.push(Ghost {
-                        id: held.id,
-                        client: held.holder.client,
-                        seq,
-                    });
-                }
-                keep
-            });
-        }
-        let leases = void.iter().map(|ghost| ghost.id).collect();
-        self.ghosts.extend(void);
-        self.let_go();
-        leases
-    }
-
-    /// The session is closed. Leases that it still has stay; they rest for the whole grace when they are released.
-    pub fn forget(&mut self, session: SessionId) {
-        self.given.remove(&session);
-    }
-
-    /// The leases that passed the hold deadline since the last call.
-    pub fn newly_overdue(&mut self, now: Time) -> Vec<(Holder, FrameSeq)> {
-        let deadline = self.limits.hold_deadline;
-        let mut found = Vec::new();
-        for slot in &mut self.slots {
-            let Some(seq) = slot.state.seq() else {
-                continue;
-            };
-            for held in &mut slot.leases {
-                if !held.overdue && held.is_overdue(deadline, now) {
-                    held.overdue = true;
-                    found.push((held.holder, seq));
-                }
-            }
-        }
-        found
+    /// Whether a slot is free.
+    pub fn has_room(&self) -> bool {
+        self.current().any(|slot| slot.state == SlotState::Free)
     }
 
     /// Whether a slot can be armed now or will be without anybody's help: it is free, its grace runs out, or its job ends.
@@ -488,7 +390,7 @@ impl Ring {
         let leases = self.slots.iter().flat_map(|slot| &slot.leases);
         leases
             .filter(|held| !held.overdue)
-            .map(|held| held.since + self.limits.hold_deadline)
+            .filter_map(|held| held.since.map(|since| since + self.limits.hold_deadline))
             .min()
     }
 
@@ -514,13 +416,14 @@ impl Ring {
             .filter(|slot| slot.id.generation == self.generation)
     }
 
-    fn take_lease(&mut self, lease: LeaseId) -> Option<(SlotId, Held)> {
-        for slot in &mut self.slots {
-            if let Some(place) = slot.leases.iter().position(|held| held.id == lease) {
-                return Some((slot.id, slot.leases.swap_remove(place)));
+    /// The newest frame is no longer that: from now on its holders keep a slot from others.
+    fn unpin(&mut self, now: Time) {
+        let newest = self.newest.take().map(|(slot, _)| slot);
+        for slot in self.slots.iter_mut().filter(|slot| Some(slot.id) == newest) {
+            for held in &mut slot.leases {
+                held.since = Some(now);
             }
         }
-        None
     }
 
     /// Published slots that nobody leases begin to rest, except for the newest.
@@ -544,93 +447,6 @@ impl Ring {
                 || !slot.leases.is_empty()
                 || matches!(slot.state, SlotState::Armed(_))
         });
-    }
-
-    /// Says which promise is broken, if one is. For tests and debug builds.
-    ///
-    /// # Errors
-    /// The sentence that names the broken promise.
-    pub fn verify_invariants(&self) -> Result<(), String> {
-        let check = |holds: bool, what: &str| {
-            holds
-                .then_some(())
-                .ok_or_else(|| format!("{what}: {self:#?}"))
-        };
-        let indices: BTreeSet<u16> = self.current().map(|slot| slot.id.index).collect();
-        check(
-            self.current().count() == usize::from(self.size)
-                && indices.iter().copied().eq(0..self.size),
-            "a slot of the current generation is lost or there twice",
-        )?;
-        let mut jobs = BTreeSet::new();
-        let mut frames = BTreeSet::new();
-        let mut leases = BTreeSet::new();
-        let mut clients = BTreeSet::new();
-        for slot in &self.slots {
-            let newest = self.newest.is_some_and(|(newest, _)| newest == slot.id);
-            let leased = !slot.leases.is_empty();
-            check(
-                slot.id.generation <= self.generation,
-                "a slot is of the future",
-            )?;
-            match slot.state {
-                SlotState::Free | SlotState::Armed(_) | SlotState::Quarantined(_) => {
-                    check(!leased, "a writable slot is leased")?;
-                    check(slot.graces.is_empty(), "a writable slot has a grace")?;
-                    check(!newest, "the newest frame is not published")?;
-                }
-                SlotState::Draining(_) => check(!leased && !newest, "a held slot drains")?,
-                SlotState::Published(_) => {
-                    check(
-                        leased || newest,
-                        "a published slot has no reason to be kept",
-                    )?;
-                }
-            }
-            check(
-                slot.id.generation == self.generation
-                    || leased
-                    || matches!(slot.state, SlotState::Armed(_)),
-                "a slot of an old generation outlived its last lease",
-            )?;
-            check(
-                slot.state.job().is_none_or(|job| jobs.insert(job)),
-                "a job has two slots",
-            )?;
-            check(
-                slot.seq().is_none_or(|seq| frames.insert(seq)),
-                "a frame has two slots",
-            )?;
-            for held in &slot.leases {
-                check(leases.insert(held.id), "a lease is there twice")?;
-                clients.insert(held.holder.client);
-            }
-        }
-        check(
-            self.ghosts.iter().all(|ghost| leases.insert(ghost.id)),
-            "a void lease holds a slot",
-        )?;
-        if let Some((newest, seq)) = self.newest {
-            let pinned = self
-                .current()
-                .find(|slot| slot.id == newest)
-                .map(|slot| slot.state);
-            check(
-                pinned == Some(SlotState::Published(seq)),
-                "the newest frame is not pinned",
-            )?;
-            check(
-                frames.last() == Some(&seq) || frames.is_empty(),
-                "the newest is not the newest",
-            )?;
-        }
-        for client in clients {
-            check(
-                self.held_by(client) <= self.limits.quota,
-                "a client holds more than its quota",
-            )?;
-        }
-        Ok(())
     }
 }
 
@@ -662,6 +478,9 @@ impl Slot {
 
 impl Held {
     fn is_overdue(&self, deadline: Duration, now: Time) -> bool {
-        self.overdue || now.saturating_since(self.since) >= deadline
+        self.overdue
+            || self
+                .since
+                .is_some_and(|since| now.saturating_since(since) >= deadline)
     }
 }

@@ -89,14 +89,11 @@ where
         _state: &mut D,
         _client: &Client,
         _resource: &Source,
-        request: ext_image_capture_source_v1::Request,
+        _request: ext_image_capture_source_v1::Request,
         _data: &SourceData,
         _display: &DisplayHandle,
         _data_init: &mut DataInit<'_, D>,
     ) {
-        match request {
-            ext_image_capture_source_v1::Request::Destroy => {}
-            _ => {}
-        }
+        // `destroy` is all there is, and a source holds nothing.
     }
 }

@@ -217,16 +217,12 @@ where
         _state: &mut D,
         _client: &Client,
         _resource: &ExportDmabufFrame,
-        request: zwlr_export_dmabuf_frame_v1::Request,
+        _request: zwlr_export_dmabuf_frame_v1::Request,
         _key: &ExportKey,
         _display: &DisplayHandle,
         _data_init: &mut DataInit<'_, D>,
     ) {
-        match request {
-            // `destroyed` does the work: it is called for dying clients too.
-            zwlr_export_dmabuf_frame_v1::Request::Destroy => {}
-            _ => {}
-        }
+        // `destroy` is all there is; `destroyed` does the work, since it is called for dying clients too.
     }
 
     fn destroyed(

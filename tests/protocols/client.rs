@@ -69,8 +69,21 @@ pub enum Told {
     Time(u64, u32),
     Ready,
     Failed(frame_v1::FailureReason),
-    ExportFrame { size: (u32, u32), flags: u32, format: u32, modifier: u64, objects: u32 },
-    ExportObject { index: u32, fd: OwnedFd, size: u32, offset: u32, stride: u32, plane: u32 },
+    ExportFrame {
+        size: (u32, u32),
+        flags: u32,
+        format: u32,
+        modifier: u64,
+        objects: u32,
+    },
+    ExportObject {
+        index: u32,
+        fd: OwnedFd,
+        size: u32,
+        offset: u32,
+        stride: u32,
+        plane: u32,
+    },
     ExportReady(u64, u32),
     Cancel(export_v1::CancelReason),
 }
@@ -119,7 +132,12 @@ impl Client {
         let connection = Connection::from_socket(ours).unwrap();
         let queue = connection.new_event_queue();
         let registry = connection.display().get_registry(&queue.handle(), ());
-        let mut client = Self { connection, queue, told: Inbox::default(), registry };
+        let mut client = Self {
+            connection,
+            queue,
+            told: Inbox::default(),
+            registry,
+        };
         client.roundtrip(server);
         client
     }
@@ -175,14 +193,22 @@ impl Client {
         let error = self.protocol_error(server);
         let found = (error.object_id, error.object_interface.as_str(), error.code);
         let id = object.id();
-        assert_eq!(found, (id.protocol_id(), id.interface().name, code), "{}", error.message);
+        assert_eq!(
+            found,
+            (id.protocol_id(), id.interface().name, code),
+            "{}",
+            error.message
+        );
     }
 
     /// Expects that the connection ends with a protocol error, and returns it.
     pub fn protocol_error(&mut self, server: &mut Server) -> ProtocolError {
         for _ in 0..100 {
             if self.try_roundtrip(server).is_err() {
-                return self.connection.protocol_error().expect("disconnected without an error");
+                return self
+                    .connection
+                    .protocol_error()
+                    .expect("disconnected without an error");
             }
         }
         panic!("no protocol error came");
@@ -219,8 +245,9 @@ impl Client {
     /// All that the object was told and nobody has taken yet.
     pub fn take(&mut self, object: &impl Proxy) -> Vec<Told> {
         let id = object.id();
-        let (taken, kept) =
-            std::mem::take(&mut self.told.events).into_iter().partition(|(of, _)| *of == id);
+        let (taken, kept) = std::mem::take(&mut self.told.events)
+            .into_iter()
+            .partition(|(of, _)| *of == id);
         self.told.events = kept;
         let taken: Vec<(ObjectId, Told)> = taken;
         taken.into_iter().map(|(_, told)| told).collect()
@@ -265,10 +292,15 @@ impl Client {
 
     /// Waits for copies, and expects `ready`.
     pub fn expect_ready(&mut self, server: &mut Server, frame: &Frame) -> ReadyFrame {
+        self.roundtrip(server);
         server.finish_copies();
         self.roundtrip(server);
         let told = self.take(frame);
-        let mut ready = ReadyFrame { transform: u32::MAX, damage: Vec::new(), time: (0, 0) };
+        let mut ready = ReadyFrame {
+            transform: u32::MAX,
+            damage: Vec::new(),
+            time: (0, 0),
+        };
         let (last, first) = told.split_last().expect("the frame was told nothing");
         assert!(matches!(last, Told::Ready), "{told:?}");
         for event in first {
@@ -288,10 +320,14 @@ impl Client {
         frame: &Frame,
         reason: frame_v1::FailureReason,
     ) {
+        self.roundtrip(server);
         server.finish_copies();
         self.roundtrip(server);
         let told = self.take(frame);
-        assert!(matches!(&told[..], [Told::Failed(r)] if *r == reason), "{told:?}");
+        assert!(
+            matches!(&told[..], [Told::Failed(r)] if *r == reason),
+            "{told:?}"
+        );
     }
 
     // --- export-dmabuf ---
@@ -305,7 +341,13 @@ impl Client {
         let mut told = self.take(frame).into_iter();
         let events = (told.next(), told.next(), told.next(), told.next());
         let (
-            Some(Told::ExportFrame { size, flags, format, modifier, objects: 1 }),
+            Some(Told::ExportFrame {
+                size,
+                flags,
+                format,
+                modifier,
+                objects: 1,
+            }),
             Some(Told::ExportObject {
                 index: 0,
                 fd,
@@ -321,7 +363,17 @@ impl Client {
             panic!("not frame, object, ready: {events:?}");
         };
         let time = (seconds, nanoseconds);
-        ExportedFrame { size, flags, format, modifier, fd, object_size, offset, stride, time }
+        ExportedFrame {
+            size,
+            flags,
+            format,
+            modifier,
+            fd,
+            object_size,
+            offset,
+            stride,
+            time,
+        }
     }
 
     pub fn expect_cancelled(
@@ -332,7 +384,10 @@ impl Client {
     ) {
         self.roundtrip(server);
         let told = self.take(frame);
-        assert!(matches!(&told[..], [Told::Cancel(r)] if *r == reason), "{told:?}");
+        assert!(
+            matches!(&told[..], [Told::Cancel(r)] if *r == reason),
+            "{told:?}"
+        );
     }
 
     // --- buffers ---
@@ -352,7 +407,14 @@ impl Client {
         let file = memory((stride * height) as u64);
         let pool = shm.create_pool(file.as_fd(), stride * height, &self.handle(), ());
         let object = pool.create_buffer(0, width, height, stride, format, &self.handle(), ());
-        Buffer { object, pool, file, width, height, stride }
+        Buffer {
+            object,
+            pool,
+            file,
+            width,
+            height,
+            stride,
+        }
     }
 
     /// A wl_buffer by linux-dmabuf over any descriptor.
@@ -361,7 +423,14 @@ impl Client {
         let params = dmabuf.create_params(&self.handle(), ());
         params.add(fd.as_fd(), 0, 0, stride, 0, 0);
         let xrgb = smithay::backend::allocator::Fourcc::Xrgb8888 as u32;
-        params.create_immed(width, height, xrgb, BufferFlags::empty(), &self.handle(), ())
+        params.create_immed(
+            width,
+            height,
+            xrgb,
+            BufferFlags::empty(),
+            &self.handle(),
+            (),
+        )
     }
 }
 
@@ -384,13 +453,17 @@ pub struct Buffer {
 
 impl Buffer {
     pub fn fill(&self, pixel: u32) {
-        let bytes = pixel.to_ne_bytes().repeat((self.stride / 4 * self.height) as usize);
+        let bytes = pixel
+            .to_ne_bytes()
+            .repeat((self.stride / 4 * self.height) as usize);
         self.file.write_all_at(&bytes, 0).unwrap();
     }
 
     pub fn pixel(&self, x: i32, y: i32) -> u32 {
         let mut bytes = [0; 4];
-        self.file.read_exact_at(&mut bytes, (y * self.stride + x * 4) as u64).unwrap();
+        self.file
+            .read_exact_at(&mut bytes, (y * self.stride + x * 4) as u64)
+            .unwrap();
         u32::from_ne_bytes(bytes)
     }
 
@@ -413,7 +486,11 @@ impl Dispatch<WlRegistry, ()> for Inbox {
         _: &QueueHandle<Self>,
     ) {
         match event {
-            wl_registry::Event::Global { name, interface, version } => {
+            wl_registry::Event::Global {
+                name,
+                interface,
+                version,
+            } => {
                 told.globals.push((name, interface, version));
             }
             wl_registry::Event::GlobalRemove { name } => told.globals.retain(|g| g.0 != name),
@@ -447,7 +524,9 @@ impl Dispatch<Session, ()> for Inbox {
         use session_v1::Event;
         let event = match event {
             Event::BufferSize { width, height } => Told::BufferSize(width, height),
-            Event::ShmFormat { format: WEnum::Value(format) } => Told::ShmFormat(format),
+            Event::ShmFormat {
+                format: WEnum::Value(format),
+            } => Told::ShmFormat(format),
             Event::DmabufDevice { device } => {
                 Told::DmabufDevice(u64::from_ne_bytes(device.try_into().unwrap()))
             }
@@ -479,12 +558,21 @@ impl Dispatch<Frame, ()> for Inbox {
         use frame_v1::Event;
         let event = match event {
             Event::Transform { transform } => Told::Transform(transform.into()),
-            Event::Damage { x, y, width, height } => Told::Damage([x, y, width, height]),
-            Event::PresentationTime { tv_sec_hi, tv_sec_lo, tv_nsec } => {
-                Told::Time(seconds(tv_sec_hi, tv_sec_lo), tv_nsec)
-            }
+            Event::Damage {
+                x,
+                y,
+                width,
+                height,
+            } => Told::Damage([x, y, width, height]),
+            Event::PresentationTime {
+                tv_sec_hi,
+                tv_sec_lo,
+                tv_nsec,
+            } => Told::Time(seconds(tv_sec_hi, tv_sec_lo), tv_nsec),
             Event::Ready => Told::Ready,
-            Event::Failed { reason: WEnum::Value(reason) } => Told::Failed(reason),
+            Event::Failed {
+                reason: WEnum::Value(reason),
+            } => Told::Failed(reason),
             other => panic!("{other:?}"),
         };
         told.events.push((object.id(), event));
@@ -520,13 +608,29 @@ impl Dispatch<ExportFrame, ()> for Inbox {
                 modifier: seconds(mod_high, mod_low),
                 objects: num_objects,
             },
-            Event::Object { index, fd, size, offset, stride, plane_index: plane } => {
-                Told::ExportObject { index, fd, size, offset, stride, plane }
-            }
-            Event::Ready { tv_sec_hi, tv_sec_lo, tv_nsec } => {
-                Told::ExportReady(seconds(tv_sec_hi, tv_sec_lo), tv_nsec)
-            }
-            Event::Cancel { reason: WEnum::Value(reason) } => Told::Cancel(reason),
+            Event::Object {
+                index,
+                fd,
+                size,
+                offset,
+                stride,
+                plane_index: plane,
+            } => Told::ExportObject {
+                index,
+                fd,
+                size,
+                offset,
+                stride,
+                plane,
+            },
+            Event::Ready {
+                tv_sec_hi,
+                tv_sec_lo,
+                tv_nsec,
+            } => Told::ExportReady(seconds(tv_sec_hi, tv_sec_lo), tv_nsec),
+            Event::Cancel {
+                reason: WEnum::Value(reason),
+            } => Told::Cancel(reason),
             other => panic!("{other:?}"),
         };
         told.events.push((object.id(), event));

@@ -1,6 +1,9 @@
 //! Rules of the capture protocols and bad inputs, checked with the real server code and a real wayland-client in one
 //! process over a socket pair: no kernel, no display.
-#![allow(missing_docs, reason = "a test program has no readers of its documentation")]
+#![allow(
+    missing_docs,
+    reason = "a test program has no readers of its documentation"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

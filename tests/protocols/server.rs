@@ -17,12 +17,13 @@ use std::{
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use smithay::{
     backend::allocator::{dmabuf::Dmabuf, Format},
-    delegate_dmabuf, delegate_output, delegate_seat,
+    delegate_compositor, delegate_dmabuf, delegate_output, delegate_seat,
     input::{Seat, SeatHandler, SeatState},
     output::{Mode, Output, PhysicalProperties, Subpixel},
     utils::Transform,
     wayland::{
         buffer::BufferHandler,
+        compositor::{CompositorClientState, CompositorHandler, CompositorState},
         dmabuf::{DmabufGlobal, DmabufHandler, DmabufState, ImportNotifier},
         output::OutputHandler,
         shm::{ShmHandler, ShmState},
@@ -64,7 +65,10 @@ impl Gate {
         let mut state = self.state.lock().unwrap();
         state.waiting += 1;
         self.changed.notify_all();
-        let mut state = self.changed.wait_while(state, |state| state.closed).unwrap();
+        let mut state = self
+            .changed
+            .wait_while(state, |state| state.closed)
+            .unwrap();
         state.waiting -= 1;
     }
 
@@ -76,8 +80,10 @@ impl Gate {
     fn wait_for_reader(&self) {
         let patience = Duration::from_secs(20);
         let state = self.state.lock().unwrap();
-        let (_, waited) =
-            self.changed.wait_timeout_while(state, patience, |s| s.waiting == 0).unwrap();
+        let (_guard, waited) = self
+            .changed
+            .wait_timeout_while(state, patience, |s| s.waiting == 0)
+            .unwrap();
         assert!(!waited.timed_out(), "no copy began");
     }
 }
@@ -127,6 +133,7 @@ struct Screen {
 
 /// The compositor's state, as far as this room needs one.
 struct State {
+    compositor: CompositorState,
     shm: ShmState,
     dmabuf: DmabufState,
     seats: SeatState<State>,
@@ -143,7 +150,10 @@ impl CaptureHandler for State {
     }
 
     fn capture_output(&mut self, output: &Output) -> Option<&mut OutputCapture> {
-        let screen = self.screens.iter_mut().find(|screen| screen.output == *output)?;
+        let screen = self
+            .screens
+            .iter_mut()
+            .find(|screen| screen.output == *output)?;
         Some(&mut screen.capture)
     }
 
@@ -198,8 +208,21 @@ impl SeatHandler for State {
 
 impl OutputHandler for State {}
 
+impl CompositorHandler for State {
+    fn compositor_state(&mut self) -> &mut CompositorState {
+        &mut self.compositor
+    }
+
+    fn client_compositor_state<'a>(&self, client: &'a Client) -> &'a CompositorClientState {
+        &client.get_data::<Connected>().unwrap().compositor
+    }
+
+    fn commit(&mut self, _surface: &WlSurface) {}
+}
+
 delegate_capture_protocols!(State);
 delegate_guarded_shm!(State);
+delegate_compositor!(State);
 delegate_dmabuf!(State);
 delegate_output!(State);
 delegate_seat!(State);
@@ -208,6 +231,7 @@ delegate_seat!(State);
 struct Connected {
     /// Denied clients do not see the capture globals.
     denied: bool,
+    compositor: CompositorClientState,
 }
 
 impl ClientData for Connected {}
@@ -244,15 +268,25 @@ impl Server {
         let display = Display::<State>::new().unwrap();
         let handle = display.handle();
         let (sender, tasks) = calloop::channel::channel();
-        let linear = Format { code: DrmFourcc::Xrgb8888, modifier: DrmModifier::Linear };
+        let linear = Format {
+            code: DrmFourcc::Xrgb8888,
+            modifier: DrmModifier::Linear,
+        };
         let mut dmabuf = DmabufState::new();
         dmabuf.create_global::<State>(&handle, [linear]);
         let mut seats = SeatState::new();
         seats.new_wl_seat(&handle, "seat").add_pointer();
-        let allowed =
-            |client: &Client| client.get_data::<Connected>().is_some_and(|data| !data.denied);
+        let allowed = |client: &Client| {
+            client
+                .get_data::<Connected>()
+                .is_some_and(|data| !data.denied)
+        };
         let state = State {
-            shm: ShmState::new::<State>(&handle, [wayland_server::protocol::wl_shm::Format::Rgb565]),
+            compositor: CompositorState::new::<State>(&handle),
+            shm: ShmState::new::<State>(
+                &handle,
+                [wayland_server::protocol::wl_shm::Format::Rgb565],
+            ),
             dmabuf,
             seats,
             screens: Vec::new(),
@@ -281,7 +315,15 @@ impl Server {
 
     pub fn accept(&mut self, stream: UnixStream) {
         let denied = std::mem::take(&mut self.deny_next_client);
-        self.handle().insert_client(stream, Arc::new(Connected { denied })).unwrap();
+        self.handle()
+            .insert_client(
+                stream,
+                Arc::new(Connected {
+                    denied,
+                    compositor: Default::default(),
+                }),
+            )
+            .unwrap();
     }
 
     // --- outputs ---
@@ -313,7 +355,10 @@ impl Server {
     /// The output gets another mode, with black pixels.
     pub fn set_mode(&mut self, nth: usize, width: i32, height: i32) {
         let screen = &mut self.state.screens[nth];
-        let mode = Mode { size: (width, height).into(), refresh: 60_000 };
+        let mode = Mode {
+            size: (width, height).into(),
+            refresh: 60_000,
+        };
         screen.output.change_current_state(
             Some(mode),
             Some(Transform::Normal),
@@ -332,7 +377,10 @@ impl Server {
             })
         };
         screen.slots = (0..4).map(|_| slot()).collect();
-        let memories = screen.slots.iter().map(|slot| slot.clone() as Arc<dyn SlotMemory>);
+        let memories = screen
+            .slots
+            .iter()
+            .map(|slot| slot.clone() as Arc<dyn SlotMemory>);
         let format = FrameFormat {
             width: width as u32,
             height: height as u32,
@@ -341,14 +389,19 @@ impl Server {
             stride: stride as u32,
             offset: 0,
         };
-        screen.capture.set_buffers(format, memories.collect(), Time::now()).unwrap();
+        screen
+            .capture
+            .set_buffers(format, memories.collect(), Time::now())
+            .unwrap();
         let output = screen.output.clone();
         protocols::output_changed(&mut self.state, &output);
         self.deliver();
     }
 
     pub fn set_transform(&mut self, transform: Transform) {
-        self.state.screens[0].output.change_current_state(None, Some(transform), None, None);
+        self.state.screens[0]
+            .output
+            .change_current_state(None, Some(transform), None, None);
     }
 
     /// Unplugs an output.
@@ -392,7 +445,10 @@ impl Server {
                 screen.write(slot);
                 screen.capture.committed(damage, Some(job));
                 let completion = screen.capture.complete(job, presented, now);
-                assert!(matches!(completion, Completion::Published(_)), "{completion:?}");
+                assert!(
+                    matches!(completion, Completion::Published(_)),
+                    "{completion:?}"
+                );
             }
             Err(Skip::NoBuffers) => panic!("no buffers"),
             Err(_) => screen.capture.committed(damage, None),
@@ -513,7 +569,10 @@ impl Screen {
         let stride = (self.size.0 * 4 + 64) as usize;
         for (y, row) in self.pixels.chunks(self.size.0 as usize).enumerate() {
             let bytes: Vec<u8> = row.iter().flat_map(|pixel| pixel.to_ne_bytes()).collect();
-            memory.file.write_all_at(&bytes, (y * stride) as u64).unwrap();
+            memory
+                .file
+                .write_all_at(&bytes, (y * stride) as u64)
+                .unwrap();
         }
     }
 }

@@ -281,10 +281,6 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
         .as_ref()
         .filter(|frame| frame.number == key.number)
     else {
-        // Destroyed while it was put off; the picture was never told, so its damage is still due.
-        if let Some(source) = source {
-            start_anew(state, &source);
-        }
         return;
     };
     let info = Arc::clone(ready.lease.frame());
@@ -351,12 +347,8 @@ fn finish_copy<D: CaptureHandler>(
                 }
             }
             (Some(_), Err(error)) => recover(state, key, source, &error),
-            // Nobody was told of this picture: the next one has to bring its damage again.
-            (None, _) => {
-                if let Some(source) = source {
-                    start_anew(state, &source);
-                }
-            }
+            // Destroyed meanwhile; `object_destroyed` has seen to its damage.
+            (None, _) => {}
         }
     }
     session::forget_if_unused(state, key.session);
