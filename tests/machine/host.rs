@@ -35,6 +35,8 @@ const CONSOLE: &str = "console.log";
 pub(super) const PASSED: &str = "passed";
 
 const TICK: Duration = Duration::from_millis(10);
+/// What the guest's own watchdog has, which can tell more, before the host's takes over.
+const GRACE: Duration = Duration::from_secs(10);
 /// How much of each log a report quotes.
 const QUOTED_LINES: usize = 40;
 
@@ -59,7 +61,7 @@ pub(super) fn run(machine: &Machine, test: &str) -> Result<PathBuf, String> {
             linux.display()
         )
     })?;
-    let ended = running.watch(machine.timeout, &out);
+    let ended = running.watch(machine.timeout + GRACE, &out);
     drop(running);
 
     let what = match (ended, fs::read_to_string(out.join(RESULT))) {
@@ -68,9 +70,14 @@ pub(super) fn run(machine: &Machine, test: &str) -> Result<PathBuf, String> {
         (true, Err(_)) => "the machine went down before the test ended (a kernel panic, or the \
                            test was not found under its name)"
             .to_owned(),
-        (false, Err(_)) => format!("the machine hangs: no end after {:?}", machine.timeout),
+        (false, Err(_)) => format!("{}, nor did the kernel react", hangs(machine.timeout)),
     };
     Err(report(test, &what, &out))
+}
+
+/// What a result says of a body that took too long.
+pub(super) fn hangs(timeout: Duration) -> String {
+    format!("the machine hangs: no end after {timeout:?}")
 }
 
 /// Where `make kernel` left the program.
@@ -130,6 +137,8 @@ fn command(machine: &Machine, test: &str, linux: &Path, out: &Path) -> io::Resul
             "ssl=null",
             "earlyprintk",
             "keep_bootcon",
+            // Said here, or user-mode Linux appends it, to our arguments.
+            "console=tty0",
         ])
         .arg(format!("uml_dir={}", out.display()))
         .args(["umid=uml"])
