@@ -5,7 +5,7 @@ use std::{
     env,
     fmt::Write as _,
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom, Write as _},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -151,14 +151,16 @@ fn command(machine: &Machine, test: &str, linux: &Path, out: &Path) -> io::Resul
             "vkms.enable_writeback=1",
             "vkms.enable_cursor=1",
         ]);
-    if machine.fast || machine.cpus > 1 {
-        command
-            .arg("seccomp=on")
-            .arg(format!("ncpus={}", machine.cpus));
-    }
+    // `auto` falls back to ptrace where the host (a strict container) allows no seccomp filters;
+    // more than one CPU is not to be had without them.
+    match (machine.cpus, machine.fast) {
+        (1, true) => command.arg("seccomp=auto"),
+        (1, false) => command.arg("seccomp=off"),
+        (cpus, _) => command.args(["seccomp=on".to_owned(), format!("ncpus={cpus}")]),
+    };
     command.arg(format!("{GUEST}={}", out.display())).arg("--");
-    match &machine.args {
-        Some(args) => command.args(args),
+    match &machine.program {
+        Some((_, args)) => command.args(args),
         None => command.args([
             "--exact",
             test,
@@ -227,6 +229,7 @@ impl Running {
         loop {
             let ended = self.has_ended();
             print!("{}", stdout.news());
+            let _ = io::stdout().flush();
             eprint!("{}", stderr.news());
             if ended || started.elapsed() > timeout {
                 return ended;
