@@ -12,3 +12,4 @@
 mod machine;
 
 mod harness;
+mod session;
