@@ -21,7 +21,7 @@ use wayland_server::{
     backend, Client, DataInit, Dispatch, DisplayHandle, GlobalDispatch, New, Resource, WEnum,
 };
 
-use crate::capture::SessionId;
+use crate::capture::{ClientId, SessionId};
 
 use self::{
     frame::{CopyFrame, ReadyCopy},
@@ -96,6 +96,13 @@ impl CopyCaptures {
             .iter()
             .find(|(_, session)| session.source.as_ref().is_some_and(|s| s.is(output, id)))
             .map(|(key, _)| *key)
+    }
+
+    /// How many sessions of this client were not stopped.
+    fn sessions_of(&self, client: ClientId) -> usize {
+        let is_of =
+            |session: &&CopySession| session.source.as_ref().is_some_and(|s| s.client == client);
+        self.sessions.values().filter(is_of).count()
     }
 
     /// All sessions on this output that were not stopped.
