@@ -337,6 +337,13 @@ impl Server {
         self.dispatch();
     }
 
+    /// Tells the room that the first output goes, before the output itself goes.
+    pub fn announce_the_end_of_the_output(&mut self) {
+        let output = self.state.screens[0].output.clone();
+        protocols::output_gone(&mut self.state, &output);
+        self.dispatch();
+    }
+
     // --- the display ---
 
     /// Paints a rectangle and presents the picture; captures it if that is wanted. Returns the presentation time.
