@@ -1,7 +1,7 @@
 //! ext-image-copy-capture-v1: frames of an output, copied into buffers of the client.
 //!
-//! This file takes the requests apart. [`session`] keeps sessions and their constraints, [`frame`] follows a frame from
-//! `create_frame` to `ready` or `failed`. All state lives in [`CopyCaptures`]; the Wayland objects carry only keys, so
+//! This file takes the requests apart. `session` keeps sessions and their constraints, `frame` follows a frame from
+//! `create_frame` to `ready` or `failed`. All state lives in `CopyCaptures`; the Wayland objects carry only keys, so
 //! that any object may be destroyed at any moment, a copy under way included.
 
 mod frame;
