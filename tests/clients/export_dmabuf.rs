@@ -153,6 +153,7 @@ impl Exporter {
         let mut stats = CaptureStats::default();
         let mut held = VecDeque::new();
         let mut buffers = BTreeSet::new();
+        let mut last = begin;
         loop {
             let pending = self.request(client, output, true)?;
             let frame = match pending.wait(client, patience) {
@@ -164,11 +165,17 @@ impl Exporter {
                 }
                 Ok(ExportOutcome::Cancelled(_)) => {
                     stats.failures += 1;
+                    if clock::now() > last + patience {
+                        break;
+                    }
+                    // Some compositors cancel at once, as long as they have nothing to export.
+                    client.dispatch_for(Duration::from_millis(10))?;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            stats.elapsed = clock::now() - begin;
+            last = clock::now();
+            stats.elapsed = last - begin;
             stats.frame(frame.presented(), frame.ready());
             buffers.insert(frame.buffer_id());
             stats.buffers = buffers.len();

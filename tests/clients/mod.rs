@@ -28,6 +28,7 @@ pub mod painter;
 pub mod picture;
 pub mod pointer;
 pub mod presentation;
+pub mod programs;
 pub mod stats;
 
 pub use buffers::{Buffer, MemoryKind};
