@@ -1,0 +1,285 @@
+//! Faults on purpose: the atomic ioctl that fails, and the fence that lies, when a test says so.
+//!
+//! The plan is a comma-separated list, for example
+//! `commit:10=EBUSY,commit:20..30=EINVAL,fence:5=never,fence:7=error,fence:9=late250,modeset-writeback=EINVAL`:
+//!
+//! - `commit:N=ERRNO`, `commit:A..B=ERRNO`: the N-th (A-th to B-th, both included) frame commit of the device fails.
+//!   Counting starts at 1; modesets and TEST_ONLY commits do not count.
+//! - `test:N=ERRNO`, `modeset:N=ERRNO`: the same for TEST_ONLY commits and for real ALLOW_MODESET ones.
+//! - `fence:N=never|error|lateMS`: the out-fence of the N-th writeback job never signals, signals with EIO, or signals MS
+//!   milliseconds after its commit at the earliest. A range is possible here too.
+//! - `modeset-writeback=ERRNO`: every request that attaches a writeback connector fails, as on kernels whose clone check
+//!   refuses it.
+//!
+//! ERRNO is one of EBUSY, EINVAL, ENOMEM, EACCES, ENODEV, ENOSPC.
+
+use std::{
+    ops::RangeInclusive,
+    os::fd::OwnedFd,
+    str::FromStr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use drm::control::AtomicCommitFlags;
+use rustix::io::Errno;
+use tracing::warn;
+
+use super::{
+    fence::{Fence, FenceFault},
+    io::{CommitError, KmsIo},
+    request::AtomicRequest,
+};
+
+/// What a fault plan does not understand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("fault plan: `{word}`: {why}. Valid are {VALID}")]
+pub struct FaultPlanError {
+    /// The part that was not understood.
+    pub word: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+const VALID: &str = "commit:N=ERRNO, commit:A..B=ERRNO, test:N=ERRNO, modeset:N=ERRNO, \
+                     fence:N=never|error|lateMS, modeset-writeback=ERRNO, separated by commas, with ERRNO one of \
+                     EBUSY, EINVAL, ENOMEM, EACCES, ENODEV, ENOSPC";
+
+type Rules<T> = Vec<(RangeInclusive<u64>, T)>;
+
+/// Which commits and fences shall go wrong. Empty: none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FaultPlan {
+    commits: Rules<Errno>,
+    tests: Rules<Errno>,
+    modesets: Rules<Errno>,
+    fences: Rules<FenceFault>,
+    modeset_writeback: Option<Errno>,
+}
+
+impl FaultPlan {
+    /// The plan in the environment variable `name`; empty if it is not set.
+    ///
+    /// # Errors
+    /// [`FaultPlanError`] names the word and what is valid.
+    pub fn from_env(name: &str) -> Result<Self, FaultPlanError> {
+        match std::env::var_os(name) {
+            None => Ok(Self::default()),
+            Some(value) => value.to_string_lossy().parse(),
+        }
+    }
+
+    /// Whether nothing is planned.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl FromStr for FaultPlan {
+    type Err = FaultPlanError;
+
+    fn from_str(text: &str) -> Result<Self, FaultPlanError> {
+        let mut plan = Self::default();
+        for word in text
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+        {
+            plan.add(word).map_err(|why| FaultPlanError {
+                word: word.to_owned(),
+                why,
+            })?;
+        }
+        Ok(plan)
+    }
+}
+
+impl FaultPlan {
+    fn add(&mut self, word: &str) -> Result<(), &'static str> {
+        let (what, effect) = word.split_once('=').ok_or("there is no `=`")?;
+        if what == "modeset-writeback" {
+            self.modeset_writeback = Some(errno(effect)?);
+            return Ok(());
+        }
+        let (what, which) = what.split_once(':').ok_or("unknown word before `=`")?;
+        let which = range(which)?;
+        match what {
+            "commit" => self.commits.push((which, errno(effect)?)),
+            "test" => self.tests.push((which, errno(effect)?)),
+            "modeset" => self.modesets.push((which, errno(effect)?)),
+            "fence" => self.fences.push((which, fence_fault(effect)?)),
+            _ => return Err("unknown word before `:`"),
+        }
+        Ok(())
+    }
+}
+
+fn range(text: &str) -> Result<RangeInclusive<u64>, &'static str> {
+    const NUMBER: &str = "a number from 1 or a range A..B is needed after `:`";
+    let number = |text: &str| match text.parse::<u64>() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err(NUMBER),
+    };
+    match text.split_once("..") {
+        None => number(text).map(|n| n..=n),
+        Some((a, b)) => {
+            let (a, b) = (number(a)?, number(b)?);
+            if a > b {
+                return Err("the range ends before it begins");
+            }
+            Ok(a..=b)
+        }
+    }
+}
+
+fn errno(text: &str) -> Result<Errno, &'static str> {
+    Ok(match text {
+        "EBUSY" => Errno::BUSY,
+        "EINVAL" => Errno::INVAL,
+        "ENOMEM" => Errno::NOMEM,
+        "EACCES" => Errno::ACCESS,
+        "ENODEV" => Errno::NODEV,
+        "ENOSPC" => Errno::NOSPC,
+        _ => return Err("unknown ERRNO after `=`"),
+    })
+}
+
+fn fence_fault(text: &str) -> Result<FenceFault, &'static str> {
+    match text {
+        "never" => Ok(FenceFault::Never),
+        "error" => Ok(FenceFault::Error),
+        late => late
+            .strip_prefix("late")
+            .and_then(|ms| ms.parse().ok())
+            .map(|ms| FenceFault::Late(Duration::from_millis(ms)))
+            .ok_or("a fence can be never, error or lateMS (milliseconds)"),
+    }
+}
+
+fn planned<T: Copy>(rules: &Rules<T>, n: u64) -> Option<T> {
+    rules
+        .iter()
+        .find(|(range, _)| range.contains(&n))
+        .map(|&(_, effect)| effect)
+}
+
+/// A [`KmsIo`] that follows a [`FaultPlan`] and otherwise hands on to the real one.
+#[derive(Debug)]
+pub struct FaultyIo<I> {
+    real: I,
+    plan: FaultPlan,
+    commits: AtomicU64,
+    tests: AtomicU64,
+    modesets: AtomicU64,
+    fences: AtomicU64,
+}
+
+impl<I> FaultyIo<I> {
+    /// Wraps `real`.
+    pub fn new(real: I, plan: FaultPlan) -> Self {
+        warn!(target: "vitrine::kms", ?plan, "faults are injected into the display device");
+        Self {
+            real,
+            plan,
+            commits: AtomicU64::new(0),
+            tests: AtomicU64::new(0),
+            modesets: AtomicU64::new(0),
+            fences: AtomicU64::new(0),
+        }
+    }
+
+    fn fault(&self, request: &AtomicRequest, flags: AtomicCommitFlags) -> Option<Errno> {
+        if let (true, Some(errno)) = (request.attaches_writeback, self.plan.modeset_writeback) {
+            return Some(errno);
+        }
+        let (rules, counter) = if flags.contains(AtomicCommitFlags::TEST_ONLY) {
+            (&self.plan.tests, &self.tests)
+        } else if flags.contains(AtomicCommitFlags::ALLOW_MODESET) {
+            (&self.plan.modesets, &self.modesets)
+        } else {
+            (&self.plan.commits, &self.commits)
+        };
+        planned(rules, counter.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl<I: KmsIo> KmsIo for FaultyIo<I> {
+    fn commit(
+        &self,
+        request: &AtomicRequest,
+        flags: AtomicCommitFlags,
+    ) -> Result<Option<OwnedFd>, CommitError> {
+        match self.fault(request, flags) {
+            Some(errno) => Err(CommitError::from_errno(errno)),
+            None => self.real.commit(request, flags),
+        }
+    }
+
+    fn fence(&self, fd: OwnedFd) -> Fence {
+        let n = self.fences.fetch_add(1, Ordering::Relaxed) + 1;
+        let Some(fault) = planned(&self.plan.fences, n) else {
+            return self.real.fence(fd);
+        };
+        match fd
+            .try_clone()
+            .map_err(|_| Errno::MFILE)
+            .and_then(|fd| Fence::with_fault(fd, fault))
+        {
+            Ok(fence) => fence,
+            Err(errno) => {
+                warn!(target: "vitrine::kms", %errno, "a planned fence fault could not be made");
+                self.real.fence(fd)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_documented_example_is_understood() {
+        let plan: FaultPlan = "commit:10=EBUSY,commit:20..30=EINVAL,fence:5=never,fence:7=error,\
+                               fence:9=late250,modeset-writeback=EINVAL"
+            .parse()
+            .unwrap();
+        assert_eq!(planned(&plan.commits, 10), Some(Errno::BUSY));
+        assert_eq!(planned(&plan.commits, 11), None);
+        assert_eq!(planned(&plan.commits, 30), Some(Errno::INVAL));
+        assert_eq!(planned(&plan.commits, 31), None);
+        assert_eq!(
+            planned(&plan.fences, 9),
+            Some(FenceFault::Late(Duration::from_millis(250)))
+        );
+        assert_eq!(plan.modeset_writeback, Some(Errno::INVAL));
+    }
+
+    #[test]
+    fn an_unknown_word_says_what_is_valid() {
+        for word in [
+            "nonsense",
+            "commit:0=EBUSY",
+            "commit:5..2=EBUSY",
+            "commit:1=EWHAT",
+            "fence:1=soon",
+            "x:1=EBUSY",
+        ] {
+            let error = word.parse::<FaultPlan>().unwrap_err();
+            assert_eq!(error.word, word);
+            assert!(
+                error.to_string().contains("fence:N=never|error|lateMS"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_planned_is_an_empty_plan() {
+        assert!(" , ".parse::<FaultPlan>().unwrap().is_empty());
+        assert!(FaultPlan::from_env("VITRINE_A_NAME_THAT_NOBODY_SETS")
+            .unwrap()
+            .is_empty());
+    }
+}

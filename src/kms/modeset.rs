@@ -1,0 +1,370 @@
+//! The commits of a pipeline that need ALLOW_MODESET: switching on with the writeback connector attached, switching off,
+//! coming back after a VT switch, giving the screen back at exit. All of them block; all are rare.
+
+use std::time::Duration;
+
+use drm::control::{crtc, AtomicCommitFlags, Mode};
+use tracing::{debug, info, warn};
+
+use super::{
+    io::CommitError,
+    pipeline::State,
+    pipeline_io::{FrameState, Pipeline},
+    props::{ConnectorProps, CrtcProps, PlaneProps},
+    request::AtomicRequest,
+    saved::Blob,
+    snapshot::Snapshot,
+    stats::Counted,
+    writeback::WritebackConfig,
+    Error,
+};
+use crate::time::Time;
+
+/// How a modeset went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModesetReport {
+    /// Whether the writeback connector is attached, or why not.
+    pub writeback_attached: Result<(), String>,
+}
+
+/// Time between two refreshes of a mode; that of 60 Hz for a mode that does not say.
+pub fn refresh_of(mode: &Mode) -> Duration {
+    use drm::control::ModeFlags;
+    let (_, _, htotal) = mode.hsync();
+    let (_, _, vtotal) = mode.vsync();
+    let mut pixels = u64::from(htotal) * u64::from(vtotal) * u64::from(mode.vscan().max(1));
+    if mode.flags().contains(ModeFlags::DBLSCAN) {
+        pixels *= 2;
+    }
+    if mode.flags().contains(ModeFlags::INTERLACE) {
+        pixels /= 2;
+    }
+    // The clock is in kHz.
+    match (pixels * 1_000_000).checked_div(u64::from(mode.clock())) {
+        Some(nanoseconds) if nanoseconds > 0 => Duration::from_nanos(nanoseconds),
+        _ => Duration::from_nanos(16_666_667),
+    }
+}
+
+const TEST: AtomicCommitFlags =
+    AtomicCommitFlags::TEST_ONLY.union(AtomicCommitFlags::ALLOW_MODESET);
+
+impl Pipeline {
+    /// Switches the CRTC on with a mode and a first frame, the writeback connector attached if the driver takes it. One
+    /// ALLOW_MODESET commit, after one or two TEST_ONLY ones. Blocks until the frame is on the screen.
+    ///
+    /// # Errors
+    /// If neither works, or the device is not ours.
+    pub fn modeset(
+        &mut self,
+        mode: Mode,
+        frame: &FrameState,
+        now: Time,
+    ) -> Result<ModesetReport, Error> {
+        self.state.may_modeset().map_err(CommitError::from)?;
+        let blob = Blob::mode(self.device.fd(), &mode)?;
+        let attach = self.test_attached(&blob, frame)?;
+        let request = self.modeset_request(&blob, frame, attach.is_ok(), Counted::Modeset)?;
+        self.device
+            .commit(&request.0, AtomicCommitFlags::ALLOW_MODESET)?;
+
+        self.writeback.committed_without_job();
+        let config = *self.writeback.config();
+        let refresh = refresh_of(&mode);
+        let defaults = WritebackConfig::for_refresh(refresh);
+        let hold = if config.hold == config.refresh {
+            refresh
+        } else {
+            config.hold
+        };
+        self.writeback.set_config(WritebackConfig {
+            refresh,
+            hold,
+            watchdog: config.watchdog.max(defaults.watchdog),
+            ..config
+        });
+        match attach {
+            Ok(()) => self.writeback.attached(now),
+            Err(_) => self.writeback.detached(),
+        }
+        self.state.modeset();
+        self.mode = Some(mode);
+        self.on_screen = frame.framebuffers();
+        self.pending.clear();
+        self.last = Some(frame.clone());
+        let (w, h) = mode.size();
+        info!(
+            target: "vitrine::kms", output = %self.name, w, h, ?refresh,
+            writeback = attach.as_ref().err().map_or("attached", String::as_str), "mode set",
+        );
+        Ok(ModesetReport {
+            writeback_attached: attach,
+        })
+    }
+
+    /// Whether the modeset works with the writeback connector. Outer errors are about the device, not the connector.
+    fn test_attached(&self, blob: &Blob, frame: &FrameState) -> Result<Result<(), String>, Error> {
+        let test = |attach| -> Result<(), Error> {
+            let request = self.modeset_request(blob, frame, attach, Counted::Test)?;
+            Ok(self.device.commit(&request.0, TEST).map(|_| ())?)
+        };
+        if self.writeback_connector.is_none() {
+            return Ok(Err(
+                "there is no writeback connector for this screen".to_owned()
+            ));
+        }
+        match test(true) {
+            Ok(()) => Ok(Ok(())),
+            Err(Error::Commit(error)) if error.is_about_configuration() && self.head.is_some() => {
+                // If the same fails without it, it is not the writeback connector's fault.
+                test(false)?;
+                warn!(target: "vitrine::kms", output = %self.name, %error, "the driver refuses display and writeback on one CRTC");
+                Ok(Err(format!(
+                    "the driver refuses display and writeback on one CRTC: {error}"
+                )))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The full state: mode, connectors, planes; what else hangs on the CRTC is taken off, except foreign planes.
+    fn modeset_request(
+        &self,
+        blob: &Blob,
+        frame: &FrameState,
+        attach: bool,
+        counted: Counted,
+    ) -> Result<(AtomicRequest, Vec<Blob>), Error> {
+        let mut request = AtomicRequest::new(self.crtc.id, counted);
+        self.clear_conflicts(&mut request, &self.device.snapshot(false)?)?;
+        request.enable(&self.crtc, blob.id());
+        if let Some(head) = &self.head {
+            request.route(head, Some(self.crtc.id));
+        }
+        if let Some(writeback) = &self.writeback_connector {
+            request.route(writeback, attach.then_some(self.crtc.id));
+        }
+        for props in self.plane_props.values() {
+            request.reset_plane(props);
+        }
+        let blobs = self.fill(&mut request, frame)?;
+        Ok((request, blobs))
+    }
+
+    /// Others on our CRTC, and other CRTCs that lose their last connector to us.
+    fn clear_conflicts(
+        &self,
+        request: &mut AtomicRequest,
+        snapshot: &Snapshot,
+    ) -> Result<(), Error> {
+        let fd = self.device.fd();
+        let ours = |id| {
+            [&self.head, &self.writeback_connector]
+                .into_iter()
+                .flatten()
+                .any(|c| c.id == id)
+        };
+        for plane in snapshot
+            .planes
+            .iter()
+            .filter(|plane| plane.crtc == Some(self.crtc.id))
+        {
+            let known = self.plane_props.contains_key(&plane.id);
+            if !known && !self.foreign_planes.contains(&plane.id) {
+                request.hide(&PlaneProps::read(fd, plane.id)?);
+            }
+        }
+        for connector in &snapshot.connectors {
+            if connector.crtc == Some(self.crtc.id) && !ours(connector.id) {
+                request.route(&ConnectorProps::read(fd, connector.id)?, None);
+            }
+        }
+        let stolen = snapshot
+            .connectors
+            .iter()
+            .filter(|c| ours(c.id))
+            .filter_map(|c| c.crtc);
+        for other in stolen.filter(|&other| other != self.crtc.id) {
+            let left = |c: &&super::snapshot::Connector| c.crtc == Some(other) && !ours(c.id);
+            if !snapshot.connectors.iter().any(|c| left(&c)) {
+                self.switch_off(request, snapshot, other)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn switch_off(
+        &self,
+        request: &mut AtomicRequest,
+        snapshot: &Snapshot,
+        crtc: crtc::Handle,
+    ) -> Result<(), Error> {
+        let fd = self.device.fd();
+        request.disable(&CrtcProps::read(fd, crtc)?);
+        for plane in snapshot
+            .planes
+            .iter()
+            .filter(|plane| plane.crtc == Some(crtc))
+        {
+            // A foreign plane cannot stay on a CRTC that is off; the kernel then refuses, and that is right.
+            if !self.foreign_planes.contains(&plane.id) && !self.plane_props.contains_key(&plane.id)
+            {
+                request.hide(&PlaneProps::read(fd, plane.id)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches or detaches the writeback connector, with one ALLOW_MODESET commit; the picture stays.
+    ///
+    /// # Errors
+    /// If the CRTC is off, there is no such connector, or the kernel refuses.
+    pub fn set_writeback_attached(&mut self, attach: bool, now: Time) -> Result<(), CommitError> {
+        self.state.may_commit()?;
+        let Some(connector) = &self.writeback_connector else {
+            return Err(CommitError::from_errno(rustix::io::Errno::INVAL));
+        };
+        let mut request = AtomicRequest::new(self.crtc.id, Counted::Modeset);
+        request.route(connector, attach.then_some(self.crtc.id));
+        self.device
+            .commit(&request, AtomicCommitFlags::ALLOW_MODESET)?;
+        self.writeback.committed_without_job();
+        if attach {
+            self.writeback.attached(now);
+        } else {
+            self.writeback.detached();
+        }
+        Ok(())
+    }
+
+    /// Switches the CRTC off and takes its connectors and planes away. After that, dropping the pipeline does nothing.
+    ///
+    /// # Errors
+    /// What the kernel says; the pipeline then still counts as on.
+    pub fn disable(&mut self) -> Result<(), CommitError> {
+        if self.state.state() == State::Off {
+            return Ok(());
+        }
+        self.state.may_modeset()?;
+        let request = self.off_request();
+        self.device
+            .commit(&request, AtomicCommitFlags::ALLOW_MODESET)?;
+        self.after_off();
+        Ok(())
+    }
+
+    fn off_request(&self) -> AtomicRequest {
+        let mut request = AtomicRequest::new(self.crtc.id, Counted::Modeset);
+        for props in self.plane_props.values() {
+            request.hide(props);
+        }
+        for connector in [&self.head, &self.writeback_connector]
+            .into_iter()
+            .flatten()
+        {
+            request.route(connector, None);
+        }
+        request.disable(&self.crtc);
+        request
+    }
+
+    fn after_off(&mut self) {
+        self.writeback.detached();
+        self.state.disabled();
+        self.on_screen.clear();
+        self.pending.clear();
+        self.last = None;
+    }
+
+    /// The session lost the device, as at a VT switch. Nothing is committed; jobs in flight are no longer believed.
+    pub fn pause(&mut self) {
+        self.state.pause();
+        self.writeback.committed_without_job();
+    }
+
+    /// The device is ours again: the full state with a new mode blob and the last frame. `None` if the CRTC was off.
+    ///
+    /// # Errors
+    /// As [`Pipeline::modeset`]; the CRTC then counts as off.
+    pub fn resume(&mut self, now: Time) -> Result<Option<ModesetReport>, Error> {
+        let was_on = self.state.resume();
+        match (was_on, self.mode, self.last.clone()) {
+            (true, Some(mode), Some(mut frame)) => {
+                forget_moment(&mut frame);
+                self.modeset(mode, &frame, now).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Shows again what the CRTC showed before us; where that is gone, switches it off.
+    fn restore(&mut self) -> Result<(), Error> {
+        let fd = self.device.fd().clone();
+        if let Some(saved) = self
+            .saved
+            .take()
+            .filter(|saved| saved.framebuffers_exist(&fd))
+        {
+            let mut request = AtomicRequest::new(self.crtc.id, Counted::Modeset);
+            for props in self.plane_props.values() {
+                request.hide(props);
+            }
+            for connector in [&self.head, &self.writeback_connector]
+                .into_iter()
+                .flatten()
+            {
+                if !saved.routes(connector.id) {
+                    request.route(connector, None);
+                }
+            }
+            let _blob = saved.apply(&fd, &mut request)?;
+            match self
+                .device
+                .commit(&request, AtomicCommitFlags::ALLOW_MODESET)
+            {
+                Ok(_) => {
+                    debug!(target: "vitrine::kms", output = %self.name, "screen restored");
+                    self.after_off();
+                    return Ok(());
+                }
+                Err(error) if error.is_about_configuration() => {
+                    debug!(target: "vitrine::kms", output = %self.name, %error, "not restorable");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(self.disable()?)
+    }
+}
+
+/// Fences and damage belong to one commit, not to the picture.
+fn forget_moment(frame: &mut FrameState) {
+    let overlays = frame.overlays.iter_mut().map(|(_, update)| update);
+    for update in [&mut frame.primary]
+        .into_iter()
+        .chain(&mut frame.cursor)
+        .chain(overlays)
+    {
+        update.in_fence = None;
+        update.damage = None;
+    }
+}
+
+impl Drop for Pipeline {
+    // Runs before the fields drop: removing a framebuffer that is still shown would switch its plane off untidily.
+    fn drop(&mut self) {
+        if !self.state.is_on() {
+            return;
+        }
+        match self.restore() {
+            Ok(()) => {}
+            // Racing with a VT switch; the next master sets everything anyway.
+            Err(Error::Commit(CommitError::NotMaster)) => {
+                debug!(target: "vitrine::kms", output = %self.name, "not master at exit");
+            }
+            Err(error) => {
+                warn!(target: "vitrine::kms", output = %self.name, %error, "the screen could not be given back");
+            }
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! Which connector is driven by which CRTC, with which planes and which writeback connector. Pure: a snapshot and
+//! preferences in, an assignment out.
+//!
+//! Rules, strongest first: as many screens as possible; pairs that exist stay; a screen goes where the writeback
+//! connector can run beside it; then the order of the device's lists.
+
+use drm::control::{connector, crtc, plane};
+
+use super::{
+    matching::best_matching,
+    snapshot::{bit, Connector, Mask, Plane, PlaneKind, Snapshot},
+};
+
+/// What the caller wants of an assignment.
+#[derive(Debug, Clone, Default)]
+pub struct Preferences {
+    /// Pairs that exist and shall stay, normally [`Assignment::pairs`] of the last one.
+    pub keep: Vec<(connector::Handle, crtc::Handle)>,
+    /// Planes that belong to somebody else: never assigned, never touched.
+    pub foreign_planes: Vec<plane::Handle>,
+    /// Connectors that shall stay dark, though a screen is there.
+    pub disabled: Vec<connector::Handle>,
+    /// Whether CRTCs and writeback connectors left over may become screens that exist only for capture.
+    pub capture_only: bool,
+}
+
+/// The planes of one CRTC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planes {
+    /// Carries the picture.
+    pub primary: plane::Handle,
+    /// Carries the cursor, if there is such a plane.
+    pub cursor: Option<plane::Handle>,
+    /// May carry more.
+    pub overlays: Vec<plane::Handle>,
+}
+
+impl Planes {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = plane::Handle> + '_ {
+        [self.primary]
+            .into_iter()
+            .chain(self.cursor)
+            .chain(self.overlays.iter().copied())
+    }
+}
+
+/// What writeback a screen can have. Decided by the masks; the driver's word is TEST_ONLY, at the modeset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WritebackClass {
+    /// This writeback connector can run beside the screen, on the same CRTC.
+    Clone(connector::Handle),
+    /// There is a writeback connector, but it wants a CRTC of its own: it cannot see this screen.
+    WritebackOnly {
+        /// Why not beside the screen.
+        reason: String,
+    },
+    /// No writeback.
+    None {
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl WritebackClass {
+    /// The connector that runs beside the screen.
+    pub fn connector(&self) -> Option<connector::Handle> {
+        match self {
+            Self::Clone(connector) => Some(*connector),
+            Self::WritebackOnly { .. } | Self::None { .. } => None,
+        }
+    }
+}
+
+/// A screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its connector.
+    pub connector: connector::Handle,
+    /// The connector's name, like `HDMI-A-1`.
+    pub name: String,
+    /// Its CRTC.
+    pub crtc: crtc::Handle,
+    /// Its planes.
+    pub planes: Planes,
+    /// Its writeback.
+    pub writeback: WritebackClass,
+}
+
+/// A screen that exists only for capture: a writeback connector alone on a CRTC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureOnly {
+    /// The writeback connector.
+    pub connector: connector::Handle,
+    /// Its name, like `Writeback-1`.
+    pub name: String,
+    /// Its CRTC.
+    pub crtc: crtc::Handle,
+    /// Its planes.
+    pub planes: Planes,
+}
+
+/// A connected screen that stays dark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unassigned {
+    /// Its connector.
+    pub connector: connector::Handle,
+    /// The connector's name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The result of [`assign`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// Screens, in the order of the device's connectors.
+    pub heads: Vec<Head>,
+    /// Screens only for capture; empty unless wanted.
+    pub capture_only: Vec<CaptureOnly>,
+    /// Connected screens that got nothing.
+    pub unassigned: Vec<Unassigned>,
+}
+
+impl Assignment {
+    /// Which connector is on which CRTC, for [`Preferences::keep`].
+    pub fn pairs(&self) -> Vec<(connector::Handle, crtc::Handle)> {
+        let heads = self.heads.iter().map(|head| (head.connector, head.crtc));
+        heads
+            .chain(
+                self.capture_only
+                    .iter()
+                    .map(|only| (only.connector, only.crtc)),
+            )
+            .collect()
+    }
+}
+
+/// Assigns everything at once.
+pub fn assign(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
+    let mut work = Work {
+        snapshot,
+        preferences,
+        used_planes: preferences.foreign_planes.clone(),
+    };
+    let mut result = Assignment::default();
+    let wanted: Vec<&Connector> = snapshot
+        .heads()
+        .filter(|head| head.connected && !head.non_desktop && !head.modes.is_empty())
+        .filter(|head| !preferences.disabled.contains(&head.id))
+        .collect();
+
+    // CRTCs for connectors.
+    let crtcs = work.crtcs_for(&wanted, &[]);
+    let mut placed: Vec<(&Connector, usize)> = Vec::new();
+    for (&connector, crtc) in wanted.iter().zip(&crtcs) {
+        match crtc {
+            Some(crtc) => placed.push((connector, *crtc)),
+            None => result.unassigned.push(work.no_crtc(connector)),
+        }
+    }
+
+    // Writeback connectors for those, then planes.
+    let writebacks: Vec<&Connector> = snapshot.writebacks().collect();
+    let clones = best_matching(placed.len(), writebacks.len(), |l, r| {
+        let ((head, crtc), writeback) = (placed.get(l)?, writebacks.get(r)?);
+        let now_there = i64::from(writeback.crtc == snapshot.crtcs.get(*crtc).map(|c| c.id));
+        can_clone(head, writeback, bit(*crtc)).then_some(now_there)
+    });
+    let used: Vec<connector::Handle> = clones
+        .iter()
+        .flatten()
+        .filter_map(|&r| Some(writebacks.get(r)?.id))
+        .collect();
+    let masks: Vec<usize> = placed.iter().map(|(_, crtc)| *crtc).collect();
+    let planes = work.planes_for(&masks);
+    for (n, (connector, crtc)) in placed.iter().enumerate() {
+        let Some(id) = snapshot.crtcs.get(*crtc).map(|crtc| crtc.id) else {
+            continue;
+        };
+        let Some(planes) = planes.get(n).cloned().flatten() else {
+            result.unassigned.push(Unassigned {
+                connector: connector.id,
+                name: connector.name.clone(),
+                reason: format!("CRTC {} has no primary plane left", u32::from(id)),
+            });
+            continue;
+        };
+        let mine = clones
+            .get(n)
+            .copied()
+            .flatten()
+            .and_then(|r| writebacks.get(r));
+        let writeback = match mine {
+            Some(writeback) => WritebackClass::Clone(writeback.id),
+            None => no_clone(connector, *crtc, &writebacks, &used),
+        };
+        let name = connector.name.clone();
+        result.heads.push(Head {
+            connector: connector.id,
+            name,
+            crtc: id,
+            planes,
+            writeback,
+        });
+    }
+
+    if preferences.capture_only {
+        let free: Vec<&Connector> = writebacks
+            .into_iter()
+            .filter(|writeback| !used.contains(&writeback.id) && !writeback.modes.is_empty())
+            .collect();
+        work.place_capture_only(&free, &masks, &mut result);
+    }
+    result
+}
+
+struct Work<'a> {
+    snapshot: &'a Snapshot,
+    preferences: &'a Preferences,
+    used_planes: Vec<plane::Handle>,
+}
+
+impl Work<'_> {
+    /// Positions of CRTCs for `connectors`, avoiding the positions in `taken`.
+    fn crtcs_for(&self, connectors: &[&Connector], taken: &[usize]) -> Vec<Option<usize>> {
+        best_matching(connectors.len(), self.snapshot.crtcs.len(), |l, r| {
+            let (connector, crtc) = (connectors.get(l)?, self.snapshot.crtcs.get(r)?);
+            if connector.possible_crtcs() & bit(r) == 0 || taken.contains(&r) {
+                return None;
+            }
+            let primary = |plane: &&Plane| {
+                plane.kind == PlaneKind::Primary
+                    && plane.possible_crtcs & bit(r) != 0
+                    && !self.used_planes.contains(&plane.id)
+            };
+            self.snapshot.planes.iter().find(primary)?;
+            let kept = self.preferences.keep.contains(&(connector.id, crtc.id));
+            let routed = connector.crtc == Some(crtc.id);
+            let clone = self
+                .snapshot
+                .writebacks()
+                .any(|writeback| can_clone(connector, writeback, bit(r)));
+            // All connectors together must not outweigh one rule above: there are at most 32 CRTCs.
+            Some(i64::from(kept) * 10_000 + i64::from(clone) * 100 + i64::from(routed))
+        })
+    }
+
+    /// The planes for each of the CRTCs at these positions; none where no primary plane is left.
+    fn planes_for(&mut self, crtcs: &[usize]) -> Vec<Option<Planes>> {
+        let primaries = self.planes_of_kind(crtcs, PlaneKind::Primary);
+        let cursors = self.planes_of_kind(crtcs, PlaneKind::Cursor);
+        let mut result: Vec<Option<Planes>> = primaries
+            .into_iter()
+            .zip(cursors)
+            .map(|(primary, cursor)| {
+                Some(Planes {
+                    primary: primary?,
+                    cursor,
+                    overlays: vec![],
+                })
+            })
+            .collect();
+        self.used_planes
+            .extend(result.iter().flatten().flat_map(Planes::all));
+        // Overlays go round: each to the CRTC that has the fewest so far.
+        for plane in &self.snapshot.planes {
+            if plane.kind != PlaneKind::Overlay || self.used_planes.contains(&plane.id) {
+                continue;
+            }
+            let fewest = crtcs
+                .iter()
+                .zip(result.iter_mut())
+                .filter(|(crtc, _)| plane.possible_crtcs & bit(**crtc) != 0)
+                .filter_map(|(_, planes)| planes.as_mut())
+                .min_by_key(|planes| planes.overlays.len());
+            if let Some(planes) = fewest {
+                planes.overlays.push(plane.id);
+                self.used_planes.push(plane.id);
+            }
+        }
+        result
+    }
+
+    fn planes_of_kind(&self, crtcs: &[usize], kind: PlaneKind) -> Vec<Option<plane::Handle>> {
+        let planes: Vec<&Plane> = self
+            .snapshot
+            .planes
+            .iter()
+            .filter(|plane| plane.kind == kind && !self.used_planes.contains(&plane.id))
+            .collect();
+        let found = best_matching(crtcs.len(), planes.len(), |l, r| {
+            let (crtc, plane) = (crtcs.get(l)?, planes.get(r)?);
+            let now_there = plane.crtc == self.snapshot.crtcs.get(*crtc).map(|c| c.id);
+            (plane.possible_crtcs & bit(*crtc) != 0).then_some(i64::from(now_there))
+        });
+        found
+            .into_iter()
+            .map(|r| Some(planes.get(r?)?.id))
+            .collect()
+    }
+
+    fn place_capture_only(
+        &mut self,
+        free: &[&Connector],
+        taken: &[usize],
+        result: &mut Assignment,
+    ) {
+        let crtcs = self.crtcs_for(free, taken);
+        let placed: Vec<(&Connector, usize)> = free
+            .iter()
+            .zip(crtcs)
+            .filter_map(|(&c, crtc)| Some((c, crtc?)))
+            .collect();
+        let positions: Vec<usize> = placed.iter().map(|(_, crtc)| *crtc).collect();
+        for ((connector, crtc), planes) in placed.iter().zip(self.planes_for(&positions)) {
+            if let (Some(planes), Some(crtc)) = (planes, self.snapshot.crtcs.get(*crtc)) {
+                let (connector, name) = (connector.id, connector.name.clone());
+                result.capture_only.push(CaptureOnly {
+                    connector,
+                    name,
+                    crtc: crtc.id,
+                    planes,
+                });
+            }
+        }
+    }
+
+    fn no_crtc(&self, connector: &Connector) -> Unassigned {
+        let reason = if connector.encoders.is_empty() {
+            "the driver lists no encoder for it".to_owned()
+        } else {
+            format!(
+                "the device's {} CRTCs do not suffice for all screens; disable another output",
+                self.snapshot.crtcs.len()
+            )
+        };
+        Unassigned {
+            connector: connector.id,
+            name: connector.name.clone(),
+            reason,
+        }
+    }
+}
+
+/// Whether the two can run on the CRTC with bit `crtc` at once: an encoder of each can be fed by it, and each of the two
+/// names the other as a possible clone.
+fn can_clone(head: &Connector, writeback: &Connector, crtc: Mask) -> bool {
+    head.encoders
+        .iter()
+        .filter(|h| h.possible_crtcs & crtc != 0)
+        .any(|h| {
+            writeback
+                .encoders
+                .iter()
+                .filter(|w| w.possible_crtcs & crtc != 0)
+                .any(|w| {
+                    h.possible_clones & bit(w.index) != 0 && w.possible_clones & bit(h.index) != 0
+                })
+        })
+}
+
+fn no_clone(
+    head: &Connector,
+    crtc: usize,
+    writebacks: &[&Connector],
+    used: &[connector::Handle],
+) -> WritebackClass {
+    let reachable: Vec<&&Connector> = writebacks
+        .iter()
+        .filter(|w| w.possible_crtcs() & bit(crtc) != 0)
+        .collect();
+    if writebacks.is_empty() {
+        let reason = "the device has no writeback connector".to_owned();
+        WritebackClass::None { reason }
+    } else if reachable.is_empty() {
+        let reason = "no writeback connector can be routed to this CRTC".to_owned();
+        WritebackClass::WritebackOnly { reason }
+    } else if reachable
+        .iter()
+        .any(|w| can_clone(head, w, bit(crtc)) && used.contains(&w.id))
+    {
+        let reason = "another screen uses the only writeback connector".to_owned();
+        WritebackClass::None { reason }
+    } else {
+        let reason = "the encoders do not name each other as possible clones, so the kernel would refuse display and \
+                      writeback on one CRTC"
+            .to_owned();
+        WritebackClass::WritebackOnly { reason }
+    }
+}
+
+#[cfg(test)]
+#[path = "topology_tests.rs"]
+mod tests;

@@ -1,0 +1,303 @@
+//! Tests of the assignment: the known devices, and random ones.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::kms::snapshot::{Crtc, Encoder};
+
+fn id<H: From<drm::control::RawResourceHandle>>(n: usize) -> H {
+    drm::control::from_u32(u32::try_from(n).unwrap()).unwrap()
+}
+
+fn mode() -> drm::control::Mode {
+    drm_ffi::drm_mode_modeinfo {
+        hdisplay: 640,
+        vdisplay: 480,
+        ..Default::default()
+    }
+    .into()
+}
+
+fn connector(n: usize, writeback: bool, encoders: Vec<Encoder>) -> Connector {
+    Connector {
+        id: id(100 + n),
+        name: format!("{}-{n}", if writeback { "Writeback" } else { "Virtual" }),
+        writeback,
+        connected: true,
+        non_desktop: false,
+        modes: vec![mode()],
+        size_mm: None,
+        encoders,
+        formats: vec![],
+        crtc: None,
+    }
+}
+
+fn plane(n: usize, kind: PlaneKind, possible_crtcs: Mask) -> Plane {
+    Plane {
+        id: id(200 + n),
+        kind,
+        possible_crtcs,
+        formats: vec![],
+        crtc: None,
+    }
+}
+
+/// `outputs` times: CRTC, connector and writeback connector that clone each other, primary, cursor, overlay.
+fn vkms(outputs: usize) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for n in 0..outputs {
+        let (head, writeback) = (2 * n, 2 * n + 1);
+        let possible_clones = bit(head) | bit(writeback);
+        let encoder = |index| Encoder {
+            index,
+            possible_crtcs: bit(n),
+            possible_clones,
+        };
+        snapshot.crtcs.push(Crtc {
+            id: id(n + 1),
+            active: false,
+        });
+        snapshot
+            .connectors
+            .push(connector(head, false, vec![encoder(head)]));
+        snapshot
+            .connectors
+            .push(connector(writeback, true, vec![encoder(writeback)]));
+        for (m, kind) in [PlaneKind::Primary, PlaneKind::Cursor, PlaneKind::Overlay]
+            .into_iter()
+            .enumerate()
+        {
+            snapshot.planes.push(plane(3 * n + m, kind, bit(n)));
+        }
+    }
+    snapshot
+}
+
+#[test]
+fn a_writeback_connector_is_never_a_screen() {
+    let result = assign(&vkms(2), &Preferences::default());
+    assert_eq!(result.heads.len(), 2);
+    assert!(result
+        .heads
+        .iter()
+        .all(|head| head.name.starts_with("Virtual")));
+    assert!(result.unassigned.is_empty() && result.capture_only.is_empty());
+    let classes: Vec<_> = result
+        .heads
+        .iter()
+        .map(|h| h.writeback.connector())
+        .collect();
+    assert_eq!(classes, [Some(id(101)), Some(id(103))]);
+    assert!(result
+        .heads
+        .iter()
+        .all(|h| h.planes.cursor.is_some() && h.planes.overlays.len() == 1));
+}
+
+#[test]
+fn encoders_that_do_not_clone_leave_a_capture_only_screen() {
+    let mut snapshot = vkms(1);
+    snapshot.connectors[0].encoders[0].possible_clones = bit(0);
+    let preferences = Preferences {
+        capture_only: true,
+        ..Default::default()
+    };
+    let result = assign(&snapshot, &preferences);
+    assert!(matches!(
+        result.heads[0].writeback,
+        WritebackClass::WritebackOnly { .. }
+    ));
+    // The only CRTC is taken by the screen.
+    assert!(result.capture_only.is_empty());
+    snapshot.connectors[0].connected = false;
+    let result = assign(&snapshot, &preferences);
+    assert!(result.heads.is_empty());
+    assert_eq!(result.capture_only[0].crtc, id(1));
+}
+
+#[test]
+fn without_a_writeback_connector_the_class_is_none() {
+    let mut snapshot = vkms(1);
+    snapshot.connectors.remove(1);
+    let result = assign(&snapshot, &Preferences::default());
+    assert!(matches!(
+        result.heads[0].writeback,
+        WritebackClass::None { .. }
+    ));
+}
+
+#[test]
+fn a_second_screen_does_not_move_the_first() {
+    // Both connectors can be on both CRTCs; the first screen is on the second CRTC.
+    let mut snapshot = vkms(2);
+    for connector in &mut snapshot.connectors {
+        connector.encoders[0].possible_crtcs = 0b11;
+    }
+    let keep = vec![(id(100), id(2))];
+    let result = assign(
+        &snapshot,
+        &Preferences {
+            keep,
+            ..Default::default()
+        },
+    );
+    assert_eq!(result.pairs(), [(id(100), id(2)), (id(102), id(1))]);
+}
+
+#[test]
+fn a_foreign_plane_is_never_assigned() {
+    let foreign_planes = vec![id(202)];
+    let result = assign(
+        &vkms(1),
+        &Preferences {
+            foreign_planes,
+            ..Default::default()
+        },
+    );
+    assert_eq!(result.heads[0].planes.overlays, []);
+}
+
+#[test]
+fn a_screen_that_gets_no_crtc_is_reported() {
+    let mut snapshot = vkms(2);
+    snapshot.crtcs.truncate(1);
+    let result = assign(&snapshot, &Preferences::default());
+    assert_eq!(result.heads.len(), 1);
+    assert_eq!(result.unassigned[0].name, "Virtual-2");
+}
+
+prop_compose! {
+    fn any_connector(n: usize)(
+        writeback in any::<bool>(), connected in proptest::bool::weighted(0.8),
+        possible_crtcs in 0u32..16, possible_clones in any::<u32>(),
+    ) -> Connector {
+        let encoder = Encoder { index: n, possible_crtcs, possible_clones };
+        Connector { connected, ..connector(n, writeback, vec![encoder]) }
+    }
+}
+
+prop_compose! {
+    fn any_snapshot()(crtcs in 0usize..5, connectors in 0usize..7, planes in 0usize..10)(
+        crtcs in Just(crtcs),
+        connectors in (0..connectors).map(any_connector).collect::<Vec<_>>(),
+        planes in proptest::collection::vec((0u8..3, 0u32..16), planes),
+    ) -> Snapshot {
+        let kinds = [PlaneKind::Primary, PlaneKind::Overlay, PlaneKind::Cursor];
+        Snapshot {
+            crtcs: (0..crtcs).map(|n| Crtc { id: id(n + 1), active: false }).collect(),
+            connectors,
+            planes: planes
+                .into_iter()
+                .enumerate()
+                .map(|(n, (kind, mask))| plane(n, kinds[usize::from(kind)], mask))
+                .collect(),
+            cursor_size: (64, 64),
+        }
+    }
+}
+
+fn verify_invariants(snapshot: &Snapshot, preferences: &Preferences, result: &Assignment) {
+    let position = |crtc| snapshot.crtcs.iter().position(|c| c.id == crtc).unwrap();
+    let mut crtcs = Vec::new();
+    let mut planes = Vec::new();
+    let mut connectors = Vec::new();
+    for head in &result.heads {
+        let connector = snapshot.connector(head.connector).unwrap();
+        assert!(!connector.writeback && connector.connected);
+        connectors.push(head.connector);
+        if let Some(writeback) = head.writeback.connector() {
+            let writeback = snapshot.connector(writeback).unwrap();
+            assert!(writeback.writeback);
+            assert!(can_clone(connector, writeback, bit(position(head.crtc))));
+            connectors.push(writeback.id);
+        }
+    }
+    for only in &result.capture_only {
+        assert!(snapshot.connector(only.connector).unwrap().writeback);
+        connectors.push(only.connector);
+    }
+    for (connector, crtc) in result.pairs() {
+        let mask = snapshot.connector(connector).unwrap().possible_crtcs();
+        assert_ne!(
+            mask & bit(position(crtc)),
+            0,
+            "a CRTC that cannot feed the connector"
+        );
+        crtcs.push(crtc);
+    }
+    let only = result
+        .capture_only
+        .iter()
+        .map(|only| (only.crtc, &only.planes));
+    for (crtc, of_crtc) in result.heads.iter().map(|h| (h.crtc, &h.planes)).chain(only) {
+        for plane in of_crtc.all() {
+            let possible = snapshot.plane(plane).unwrap().possible_crtcs;
+            assert_ne!(
+                possible & bit(position(crtc)),
+                0,
+                "a plane that the CRTC cannot show"
+            );
+            assert!(!preferences.foreign_planes.contains(&plane));
+            planes.push(u32::from(plane));
+        }
+    }
+    let unique = |mut ids: Vec<u32>| {
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.len() == all
+    };
+    assert!(unique(planes), "a plane on two CRTCs");
+    assert!(
+        unique(crtcs.into_iter().map(u32::from).collect()),
+        "a CRTC with two screens"
+    );
+    assert!(
+        unique(connectors.into_iter().map(u32::from).collect()),
+        "a connector twice"
+    );
+    let connected = snapshot.heads().filter(|head| head.connected).count();
+    assert_eq!(
+        result.heads.len() + result.unassigned.len(),
+        connected,
+        "a screen forgotten"
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_device_gets_a_valid_assignment(
+        snapshot in any_snapshot(), foreign in 0usize..12, capture_only in any::<bool>(),
+    ) {
+        let foreign_planes = vec![id(200 + foreign)];
+        let preferences = Preferences { foreign_planes, capture_only, ..Default::default() };
+        verify_invariants(&snapshot, &preferences, &assign(&snapshot, &preferences));
+    }
+
+    #[test]
+    fn assigning_again_changes_nothing(snapshot in any_snapshot()) {
+        let first = assign(&snapshot, &Preferences::default());
+        let keep = first.pairs();
+        let second = assign(&snapshot, &Preferences { keep, ..Default::default() });
+        prop_assert_eq!(first.pairs(), second.pairs());
+    }
+
+    #[test]
+    fn unplugging_one_screen_leaves_the_others(snapshot in any_snapshot(), which in 0usize..6) {
+        let first = assign(&snapshot, &Preferences::default());
+        let mut snapshot = snapshot;
+        if let Some(connector) = snapshot.connectors.get_mut(which) {
+            connector.connected = false;
+        }
+        let gone = id::<connector::Handle>(100 + which);
+        let keep = first.pairs();
+        // A screen without a primary plane has no pair to keep and may take a CRTC; compare devices without such.
+        prop_assume!(first.unassigned.is_empty());
+        let second = assign(&snapshot, &Preferences { keep, ..Default::default() });
+        for pair in first.pairs().into_iter().filter(|(connector, _)| *connector != gone) {
+            prop_assert!(second.pairs().contains(&pair), "{:?} was moved", pair);
+        }
+    }
+}
