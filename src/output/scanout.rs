@@ -47,7 +47,9 @@ pub fn allocate(
     (width, height): (u32, u32),
     software: bool,
 ) -> Result<Vec<ScanoutBuffer>, ScanoutError> {
-    (0..BUFFERS).map(|_| allocate_one(fd, gbm, (width, height), software)).collect()
+    (0..BUFFERS)
+        .map(|_| allocate_one(fd, gbm, (width, height), software))
+        .collect()
 }
 
 fn allocate_one(
@@ -73,11 +75,22 @@ fn allocate_one(
     } else {
         let mut allocator = GbmAllocator::new(gbm.clone(), flags);
         allocator
-            .create_buffer_with_flags(width, height, FORMAT, &[Modifier::Invalid, Modifier::Linear], flags)
+            .create_buffer_with_flags(
+                width,
+                height,
+                FORMAT,
+                &[Modifier::Invalid, Modifier::Linear],
+                flags,
+            )
             .map_err(|error| failed("no scanout buffer")(&error))?
     };
     let framebuffer = Framebuffer::from_gbm(fd, &buffer, true)
         .map_err(|error| failed("no framebuffer")(&error))?;
-    let dmabuf = buffer.export().map_err(|error| failed("no export")(&error))?;
-    Ok(ScanoutBuffer { dmabuf, framebuffer })
+    let dmabuf = buffer
+        .export()
+        .map_err(|error| failed("no export")(&error))?;
+    Ok(ScanoutBuffer {
+        dmabuf,
+        framebuffer,
+    })
 }

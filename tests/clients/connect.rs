@@ -299,6 +299,13 @@ impl Client {
         found.map(|global| global.version)
     }
 
+    /// Process id of who listens at the socket: the compositor, unless a proxy is between.
+    pub fn server_pid(&self) -> Option<u32> {
+        let fd = self.conn.backend().poll_fd().try_clone_to_owned().ok()?;
+        let peer = rustix::net::sockopt::socket_peercred(fd).ok()?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    }
+
     /// The registry, for binding what this module does not know.
     pub fn registry(&self) -> &wl_registry::WlRegistry {
         &self.registry

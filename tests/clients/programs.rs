@@ -141,6 +141,17 @@ pub enum Protocol {
     CopyDmabuf,
 }
 
+impl Protocol {
+    /// The word for it on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Export => "export",
+            Self::Copy => "copy",
+            Self::CopyDmabuf => "copy-dmabuf",
+        }
+    }
+}
+
 /// Captures an output and counts.
 #[derive(Parser)]
 pub struct Capture {
