@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use smithay::{
     backend::allocator::dmabuf::Dmabuf,
     delegate_cursor_shape, delegate_data_device, delegate_dmabuf, delegate_output,
-    delegate_presentation, delegate_primary_selection, delegate_shm, delegate_single_pixel_buffer,
+    delegate_presentation, delegate_primary_selection, delegate_single_pixel_buffer,
     delegate_viewporter,
     input::Seat,
     wayland::{
@@ -113,7 +113,7 @@ impl PrimarySelectionHandler for Vitrine {
 // cursor-shape-v1 can also name tablet tools, so Smithay wants this handler.
 impl TabletSeatHandler for Vitrine {}
 
-delegate_shm!(Vitrine);
+crate::delegate_guarded_shm!(Vitrine);
 delegate_dmabuf!(Vitrine);
 delegate_output!(Vitrine);
 delegate_data_device!(Vitrine);

@@ -1,6 +1,6 @@
 //! Numbers for Wayland clients: capture/ knows a client only as a [`ClientId`], and never reuses one.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::PathBuf};
 
 use wayland_server::{backend, Client, DisplayHandle};
 
@@ -30,10 +30,30 @@ impl ClientIds {
     }
 }
 
-/// Who a client is, for the log: pid and uid as the socket says.
-pub(super) fn describe(display: &DisplayHandle, client: &Client) -> (i32, u32) {
-    match client.get_credentials(display) {
-        Ok(credentials) => (credentials.pid, credentials.uid),
-        Err(_) => (0, u32::MAX),
+/// Who a client is, for the log. The socket says the pid and the uid; the executable is what /proc says of that pid
+/// now, which is good enough for a log and for nothing else.
+#[derive(Debug, Clone)]
+pub(super) struct Who {
+    pub(super) pid: i32,
+    pub(super) uid: u32,
+    pub(super) executable: PathBuf,
+}
+
+impl Who {
+    pub(super) fn is(display: &DisplayHandle, client: &Client) -> Self {
+        let Ok(credentials) = client.get_credentials(display) else {
+            return Self {
+                pid: 0,
+                uid: u32::MAX,
+                executable: PathBuf::new(),
+            };
+        };
+        let (pid, uid) = (credentials.pid, credentials.uid);
+        let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        Self {
+            pid,
+            uid,
+            executable,
+        }
     }
 }

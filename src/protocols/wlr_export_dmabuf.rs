@@ -22,8 +22,8 @@ use wayland_server::{backend, Client, DataInit, Dispatch, DisplayHandle, GlobalD
 use crate::{
     capture::{FrameSeq, Lease, RequestId, SessionId, SessionKind},
     protocols::{
-        clients, split_modifier, split_time, CaptureGlobalData, CaptureHandler, CaptureProtocols,
-        Delivery,
+        clients::Who, split_modifier, split_time, CaptureGlobalData, CaptureHandler,
+        CaptureProtocols, Delivery,
     },
     time::Time,
 };
@@ -313,10 +313,11 @@ fn session_for<D: CaptureHandler>(
         .or_default()
         .sessions
         .push(session);
-    let (pid, uid) = clients::describe(display, client);
+    let who = Who::is(display, client);
     tracing::info!(
         target: "vitrine::protocols",
-        client = %client_id, pid, uid, session = %id, output = output.name(), overlay_cursor,
+        client = %client_id, who.pid, who.uid, executable = %who.executable.display(), session = %id,
+        output = output.name(), overlay_cursor,
         "capture by export-dmabuf begins"
     );
     Some(id)

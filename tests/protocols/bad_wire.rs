@@ -10,6 +10,7 @@ use wayland_client::protocol::wl_shm::WlShm;
 
 use crate::{
     client::{memory, Buffer, Client},
+    inbox::Told,
     server::{Server, HEIGHT, WIDTH},
 };
 
@@ -237,11 +238,14 @@ fn thousands_of_objects_harm_nobody() {
     let mut bystander = Bystander::new(&mut server);
     let mut client = Client::new(&mut server);
     let source = client.source(0);
+    let mut stopped = 0;
     for _ in 0..2_000 {
         let session = client.session_of(&source);
         let _frame = client.frame(&session);
         client.roundtrip(&mut server);
+        stopped += usize::from(matches!(client.take(&session)[..], [Told::Stopped]));
     }
+    assert_eq!(stopped, 2_000 - 64, "open sessions have no bound");
     bystander.gets_a_frame(&mut server, 2);
     drop(client);
     server.dispatch();

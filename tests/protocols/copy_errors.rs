@@ -17,7 +17,8 @@ use wayland_protocols::ext::image_copy_capture::v1::client::{
 };
 
 use crate::{
-    client::{memory, Buffer, Client, Told},
+    client::{memory, Buffer, Client},
+    inbox::Told,
     server::{Server, HEIGHT, WIDTH},
 };
 

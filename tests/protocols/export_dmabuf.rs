@@ -15,6 +15,7 @@ use rustix::{
     mm::{mmap, MapFlags, ProtFlags},
 };
 use wayland_client::protocol::wl_output::WlOutput;
+use wayland_protocols::ext::image_copy_capture::v1::client::ext_image_copy_capture_frame_v1::FailureReason;
 use wayland_protocols_wlr::export_dmabuf::v1::client::{
     zwlr_export_dmabuf_frame_v1::{CancelReason, ZwlrExportDmabufFrameV1},
     zwlr_export_dmabuf_manager_v1::ZwlrExportDmabufManagerV1,
@@ -367,6 +368,30 @@ fn an_output_that_goes_cancels_for_ever_what_waits_and_what_comes() {
     assert_eq!(pixel(&got, 0, 0), 1);
     held.destroy();
     exporter.client.roundtrip(&mut server);
+}
+
+#[test]
+fn an_end_that_is_announced_early_closes_all_sessions() {
+    let mut server = Server::new();
+    let mut exporter = Exporter::new(&mut server);
+    let waiting = exporter.ask(&mut server);
+    let session = exporter.client.session();
+    let buffer = exporter.client.buffer(WIDTH, HEIGHT);
+    let copy = exporter.client.captured(&session, &buffer);
+    exporter.client.roundtrip(&mut server);
+    assert!(server.knows_clients());
+    server.announce_the_end_of_the_output();
+    assert!(
+        !server.knows_clients(),
+        "capture/ keeps sessions of an output that goes"
+    );
+    assert!(!server.wants_frame());
+    exporter
+        .client
+        .expect_cancelled(&mut server, &waiting, CancelReason::Permanent);
+    exporter
+        .client
+        .expect_failed(&mut server, &copy, FailureReason::Stopped);
 }
 
 #[test]

@@ -14,7 +14,10 @@
 
 mod bad_wire;
 mod client;
+mod copy_deaths;
 mod copy_errors;
 mod copy_frames;
 mod export_dmabuf;
+mod inbox;
 mod server;
+mod slots;

@@ -4,13 +4,8 @@
 //! Nothing but this file knows how the state looks: the tests use [`Server`] only.
 
 use std::{
-    fs::File,
-    io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::{fs::FileExt, net::UnixStream},
-    },
-    sync::{Arc, Condvar, Mutex},
+    os::unix::{fs::FileExt, net::UnixStream},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -45,80 +40,10 @@ use wayland_server::{
     Client, Display, DisplayHandle,
 };
 
-use crate::client::memory;
-
-/// Passes copies through, or stops them while they read.
-#[derive(Debug, Default)]
-struct Gate {
-    state: Mutex<GateState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct GateState {
-    closed: bool,
-    waiting: usize,
-}
-
-impl Gate {
-    fn pass(&self) {
-        let mut state = self.state.lock().unwrap();
-        state.waiting += 1;
-        self.changed.notify_all();
-        let mut state = self
-            .changed
-            .wait_while(state, |state| state.closed)
-            .unwrap();
-        state.waiting -= 1;
-    }
-
-    fn set_closed(&self, closed: bool) {
-        self.state.lock().unwrap().closed = closed;
-        self.changed.notify_all();
-    }
-
-    fn wait_for_reader(&self) {
-        let patience = Duration::from_secs(20);
-        let state = self.state.lock().unwrap();
-        let (_guard, waited) = self
-            .changed
-            .wait_timeout_while(state, patience, |s| s.waiting == 0)
-            .unwrap();
-        assert!(!waited.timed_out(), "no copy began");
-    }
-}
-
-/// A slot of a ring in ordinary memory.
-#[derive(Debug)]
-struct MemorySlot {
-    file: File,
-    gate: Arc<Gate>,
-    broken: Arc<Mutex<bool>>,
-}
-
-impl SlotMemory for MemorySlot {
-    fn export(&self) -> io::Result<OwnedFd> {
-        if *self.broken.lock().unwrap() {
-            return Err(io::Error::other("no descriptors today"));
-        }
-        Ok(File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?.into())
-    }
-
-    fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        self.gate.pass();
-        if *self.broken.lock().unwrap() {
-            return Err(io::Error::other("no memory today"));
-        }
-        let mut bytes = vec![0; self.file.metadata()?.len() as usize];
-        self.file.read_exact_at(&mut bytes, 0)?;
-        f(&bytes);
-        Ok(())
-    }
-
-    fn readers_idle(&self) -> bool {
-        true
-    }
-}
+use crate::{
+    client::memory,
+    slots::{Gate, MemorySlot},
+};
 
 /// One screen.
 struct Screen {
@@ -409,6 +334,13 @@ impl Server {
         let screen = self.state.screens.remove(nth);
         self.handle().remove_global::<State>(screen.global);
         protocols::output_gone(&mut self.state, &screen.output);
+        self.dispatch();
+    }
+
+    /// Tells the room that the first output goes, before the output itself goes.
+    pub fn announce_the_end_of_the_output(&mut self) {
+        let output = self.state.screens[0].output.clone();
+        protocols::output_gone(&mut self.state, &output);
         self.dispatch();
     }
 

@@ -252,13 +252,9 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
         None => {
             // The frame died between the answer and now. Its damage is not lost.
             drop(lease);
-            start_anew(
-                state,
-                &CopySource {
-                    output: output.clone(),
-                    id: session,
-                },
-            );
+            if let Some(capture) = state.capture_output(output) {
+                capture.invalidate_session(session);
+            }
         }
     }
 }

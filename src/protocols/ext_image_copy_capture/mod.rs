@@ -1,7 +1,7 @@
 //! ext-image-copy-capture-v1: frames of an output, copied into buffers of the client.
 //!
-//! This file takes the requests apart. [`session`] keeps sessions and their constraints, [`frame`] follows a frame from
-//! `create_frame` to `ready` or `failed`. All state lives in [`CopyCaptures`]; the Wayland objects carry only keys, so
+//! This file takes the requests apart. `session` keeps sessions and their constraints, `frame` follows a frame from
+//! `create_frame` to `ready` or `failed`. All state lives in `CopyCaptures`; the Wayland objects carry only keys, so
 //! that any object may be destroyed at any moment, a copy under way included.
 
 mod frame;
@@ -21,7 +21,7 @@ use wayland_server::{
     backend, Client, DataInit, Dispatch, DisplayHandle, GlobalDispatch, New, Resource, WEnum,
 };
 
-use crate::capture::SessionId;
+use crate::capture::{ClientId, SessionId};
 
 use self::{
     frame::{CopyFrame, ReadyCopy},
@@ -96,6 +96,13 @@ impl CopyCaptures {
             .iter()
             .find(|(_, session)| session.source.as_ref().is_some_and(|s| s.is(output, id)))
             .map(|(key, _)| *key)
+    }
+
+    /// How many sessions of this client were not stopped.
+    fn sessions_of(&self, client: ClientId) -> usize {
+        let is_of =
+            |session: &&CopySession| session.source.as_ref().is_some_and(|s| s.client == client);
+        self.sessions.values().filter(is_of).count()
     }
 
     /// All sessions on this output that were not stopped.

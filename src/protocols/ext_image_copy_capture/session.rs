@@ -4,14 +4,18 @@ use smithay::{output::Output, wayland::shm::fourcc_to_shm_format};
 use wayland_server::{Client, DisplayHandle};
 
 use crate::{
-    capture::{FrameFormat, SessionId, SessionKind},
-    protocols::{clients, current_format, target, CaptureHandler},
+    capture::{ClientId, FrameFormat, SessionId, SessionKind},
+    protocols::{clients::Who, current_format, target, CaptureHandler},
 };
 
 use super::{
     frame::{self, CopyFrame},
     Session, SessionKey,
 };
+
+/// So many sessions that are not stopped may a client have. The cost of each frame grows with their number, and no
+/// client in the field has more than a few per output.
+const MAX_SESSIONS: usize = 64;
 
 /// A session object, or what is left of it while its last frame lives.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub(super) struct CopySession {
 /// What a session captures.
 #[derive(Debug, Clone)]
 pub(super) struct CopySource {
+    pub(super) client: ClientId,
     pub(super) output: Output,
     pub(super) id: SessionId,
 }
@@ -67,20 +72,33 @@ pub(super) fn create<D: CaptureHandler>(
     paint_cursors: bool,
 ) {
     let client_id = state.capture_protocols().clients.id_of(display, client);
+    if state.capture_protocols().copy.sessions_of(client_id) >= MAX_SESSIONS {
+        tracing::debug!(
+            target: "vitrine::protocols",
+            client = %client_id, limit = MAX_SESSIONS, "a client has too many capture sessions; the next one is stopped"
+        );
+        create_stopped(state, key, object);
+        return;
+    }
     let kind = SessionKind::Copy { paint_cursors };
     let source = output.and_then(|output| {
         let id = state.capture_output(&output)?.open_session(client_id, kind);
-        Some(CopySource { output, id })
+        Some(CopySource {
+            client: client_id,
+            output,
+            id,
+        })
     });
     let Some(source) = source else {
         create_stopped(state, key, object);
         return;
     };
 
-    let (pid, uid) = clients::describe(display, client);
+    let who = Who::is(display, client);
     tracing::info!(
         target: "vitrine::protocols",
-        client = %client_id, pid, uid, session = %source.id, output = source.output.name(), paint_cursors,
+        client = %client_id, who.pid, who.uid, executable = %who.executable.display(),
+        session = %source.id, output = source.output.name(), paint_cursors,
         "capture by ext-image-copy-capture begins"
     );
     let output = source.output.clone();
