@@ -25,8 +25,12 @@ pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Re
     let mut event_loop: EventLoop<'static, Vitrine> =
         EventLoop::try_new().context("the event loop cannot start")?;
     let display = Display::new().context("the Wayland display cannot start")?;
-    let mut state =
-        Vitrine::new(config, display, event_loop.handle(), event_loop.get_signal())?;
+    let mut state = Vitrine::new(
+        config,
+        display,
+        event_loop.handle(),
+        event_loop.get_signal(),
+    )?;
     watch_signals(&state)?;
     state.start_backend()?;
     let socket = state.listen(socket)?;
@@ -45,8 +49,18 @@ pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Re
 
 /// Starts the application of the command line, else that of the file; gives an exit code when it cannot start.
 fn start_app(state: &mut Vitrine, app: &[OsString], socket: &str) -> Option<u8> {
-    let configured = state.config.app.command.iter().map(OsString::from).collect();
-    let command: Vec<OsString> = if app.is_empty() { configured } else { app.to_vec() };
+    let configured = state
+        .config
+        .app
+        .command
+        .iter()
+        .map(OsString::from)
+        .collect();
+    let command: Vec<OsString> = if app.is_empty() {
+        configured
+    } else {
+        app.to_vec()
+    };
     if command.is_empty() {
         return None;
     }
@@ -82,7 +96,10 @@ pub fn probe(device: Option<&Path>) -> anyhow::Result<()> {
         Some(path) => vec![path.to_owned()],
         None => card_nodes().context("/dev/dri cannot be read; is a DRM driver loaded?")?,
     };
-    anyhow::ensure!(!nodes.is_empty(), "no /dev/dri/card* node; is a DRM driver loaded?");
+    anyhow::ensure!(
+        !nodes.is_empty(),
+        "no /dev/dri/card* node; is a DRM driver loaded?"
+    );
     for node in nodes {
         match probe_node(&node) {
             Ok(report) => print!("{report}"),
@@ -102,14 +119,18 @@ fn probe_node(node: &Path) -> anyhow::Result<kms::ProbeReport> {
         .context("cannot be opened; is this user in the group `video`?")?;
     let fd = DrmDeviceFd::new(DeviceFd::from(OwnedFd::from(file)));
     let device = kms::Device::new(fd, kms::FaultPlan::default())?;
-    Ok(kms::ProbeReport::new(&device, &kms::Preferences::default())?)
+    Ok(kms::ProbeReport::new(
+        &device,
+        &kms::Preferences::default(),
+    )?)
 }
 
 fn card_nodes() -> std::io::Result<Vec<std::path::PathBuf>> {
     let mut nodes: Vec<_> = std::fs::read_dir("/dev/dri")?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("card"))
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("card"))
         })
         .collect();
     nodes.sort();

@@ -61,7 +61,13 @@ pub struct SkipCounts {
 impl SkipCounts {
     /// Commits that were not captured although somebody wanted the frame.
     pub fn wanted(&self) -> u64 {
-        let Self { no_buffers, no_demand: _, no_free_slot, draining, job_in_use } = *self;
+        let Self {
+            no_buffers,
+            no_demand: _,
+            no_free_slot,
+            draining,
+            job_in_use,
+        } = *self;
         no_buffers + no_free_slot + draining + job_in_use
     }
 

@@ -20,21 +20,32 @@ impl Vitrine {
     /// # Errors
     /// When the program cannot be started; [`StartError::exit_code`] is the code to leave with.
     pub fn start_app(&mut self, command: &[OsString], socket: &str) -> Result<(), StartError> {
-        let environment =
-            AppEnvironment { wayland_display: socket.into(), cursor: self.config.cursor.clone() };
+        let environment = AppEnvironment {
+            wayland_display: socket.into(),
+            cursor: self.config.cursor.clone(),
+        };
         let app = App::start(command, &environment)?;
-        let watched = app.pidfd().try_clone_to_owned().map_err(|source| StartError::Unwatched { source })?;
+        let watched = app
+            .pidfd()
+            .try_clone_to_owned()
+            .map_err(|source| StartError::Unwatched { source })?;
         let source = Generic::new(watched, Interest::READ, Mode::Level);
-        let inserted = self.event_loop.insert_source(source, |_, _, state| Ok(state.app_ended()));
+        let inserted = self
+            .event_loop
+            .insert_source(source, |_, _, state| Ok(state.app_ended()));
         if let Err(error) = inserted {
-            return Err(StartError::Unwatched { source: std::io::Error::other(error.to_string()) });
+            return Err(StartError::Unwatched {
+                source: std::io::Error::other(error.to_string()),
+            });
         }
         self.app = Some(app);
         Ok(())
     }
 
     fn app_ended(&mut self) -> PostAction {
-        let Some(app) = self.app.as_mut() else { return PostAction::Remove };
+        let Some(app) = self.app.as_mut() else {
+            return PostAction::Remove;
+        };
         match app.reap() {
             Ok(None) => PostAction::Continue,
             Ok(Some(exit)) => {
@@ -51,14 +62,18 @@ impl Vitrine {
 
     /// SIGINT or SIGTERM: the application is asked to end, and its end ends the session. Without one it ends at once.
     pub fn terminate(&mut self) {
-        let Some(app) = self.app.as_mut() else { return self.quit(0) };
+        let Some(app) = self.app.as_mut() else {
+            return self.quit(0);
+        };
         app.stop(Time::now());
         self.exit_code.get_or_insert(0);
         self.arm_app_deadline();
     }
 
     fn arm_app_deadline(&mut self) {
-        let Some(deadline) = self.app.as_ref().and_then(App::next_deadline) else { return };
+        let Some(deadline) = self.app.as_ref().and_then(App::next_deadline) else {
+            return;
+        };
         let timer = Timer::from_duration(deadline.saturating_since(Time::now()));
         let inserted = self.event_loop.insert_source(timer, |_, _, state| {
             if let Some(app) = state.app.as_mut() {

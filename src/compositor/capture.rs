@@ -66,7 +66,9 @@ impl Vitrine {
 
     /// Sends what the capture side of this output has for its clients.
     pub(super) fn deliver_captures(&mut self, output: &Output, now: Time) {
-        let Some(capture) = self.captures.get_mut(output) else { return };
+        let Some(capture) = self.captures.get_mut(output) else {
+            return;
+        };
         let events = capture.poll(now);
         protocols::deliver(self, output, events);
     }

@@ -54,14 +54,19 @@ pub struct Backend {
 
 impl std::fmt::Debug for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Backend").field("node", &self.node).field("active", &self.active).finish()
+        f.debug_struct("Backend")
+            .field("node", &self.node)
+            .field("active", &self.active)
+            .finish()
     }
 }
 
 impl Backend {
     /// The screen that shows this output.
     pub fn screen(&mut self, output: &Output) -> Option<&mut Screen> {
-        self.screens.iter_mut().find(|screen| screen.output == *output)
+        self.screens
+            .iter_mut()
+            .find(|screen| screen.output == *output)
     }
 
     /// The number of the node that is driven.
@@ -89,7 +94,10 @@ impl Vitrine {
         let (device, node) = open_first(&mut seat_session, &self.config.drm_device)?;
         let gbm = GbmDevice::new(device.fd().clone())
             .with_context(|| format!("{}: GBM cannot be used", node.display()))?;
-        let dev_id = device.fd().dev_id().context("the display device has no number")?;
+        let dev_id = device
+            .fd()
+            .dev_id()
+            .context("the display device has no number")?;
         let backend = Backend {
             session: seat_session,
             screens: Vec::new(),
@@ -100,7 +108,9 @@ impl Vitrine {
             active: true,
         };
         self.choose_renderer(&backend)?;
-        self.announce_dmabuf(Some(backend.render_node().map_or(dev_id, |node| node.dev_id())));
+        self.announce_dmabuf(Some(
+            backend.render_node().map_or(dev_id, |node| node.dev_id()),
+        ));
         self.watch_device(&backend, notifier)?;
         self.start_input(&backend)?;
         self.backend = Some(backend);
@@ -133,7 +143,9 @@ impl Vitrine {
         backend: &Backend,
         notifier: LibSeatSessionNotifier,
     ) -> anyhow::Result<()> {
-        let unwatched = |what: &str, error: &dyn std::fmt::Display| anyhow::anyhow!("{what} cannot be watched: {error}");
+        let unwatched = |what: &str, error: &dyn std::fmt::Display| {
+            anyhow::anyhow!("{what} cannot be watched: {error}")
+        };
         let events = Generic::new(backend.device.clone(), Interest::READ, Mode::Level);
         self.event_loop
             .insert_source(events, |_, _, state| {
@@ -156,7 +168,9 @@ impl Vitrine {
     }
 
     fn udev_event(&mut self, event: &UdevEvent) {
-        let Some(backend) = self.backend.as_ref() else { return };
+        let Some(backend) = self.backend.as_ref() else {
+            return;
+        };
         match event {
             UdevEvent::Changed { device_id } if *device_id == backend.dev_id => self.rescan(),
             UdevEvent::Removed { device_id } if *device_id == backend.dev_id => {
@@ -169,7 +183,9 @@ impl Vitrine {
 
     /// Looks at the connectors again: new screens are added, gone ones removed, the others stay as they are.
     pub fn rescan(&mut self) {
-        let Some(backend) = self.backend.as_mut() else { return };
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
         let snapshot = match backend.device.snapshot(true) {
             Ok(snapshot) => snapshot,
             Err(error) => {
@@ -183,7 +199,11 @@ impl Vitrine {
             .map(|head| head.id)
             .collect();
         let keep = backend.screens.iter().map(Screen::pair).collect();
-        let preferences = kms::Preferences { keep, disabled, ..Default::default() };
+        let preferences = kms::Preferences {
+            keep,
+            disabled,
+            ..Default::default()
+        };
         let assignment = kms::assign(&snapshot, &preferences);
         for left_out in &assignment.unassigned {
             tracing::warn!(target: "vitrine::kms", connector = %left_out.name, reason = %left_out.reason, "screen stays dark");
@@ -196,7 +216,9 @@ impl Vitrine {
     }
 
     fn remove_gone(&mut self, assignment: &kms::Assignment) {
-        let Some(backend) = self.backend.as_mut() else { return };
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
         let pairs = assignment.pairs();
         let (stay, gone): (Vec<Screen>, Vec<Screen>) = std::mem::take(&mut backend.screens)
             .into_iter()
@@ -211,12 +233,20 @@ impl Vitrine {
     }
 
     fn add_screen(&mut self, head: &kms::topology::Head, snapshot: &kms::Snapshot) {
-        let Some(backend) = self.backend.as_mut() else { return };
-        if backend.screens.iter().any(|screen| screen.pair() == (head.connector, head.crtc)) {
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
+        if backend
+            .screens
+            .iter()
+            .any(|screen| screen.pair() == (head.connector, head.crtc))
+        {
             return;
         }
         let rule = self.config.output(&head.name);
-        let Some((output, mode)) = describe(head, snapshot, &rule) else { return };
+        let Some((output, mode)) = describe(head, snapshot, &rule) else {
+            return;
+        };
         let setup = ScreenSetup {
             device: &backend.device,
             gbm: &backend.gbm,
@@ -239,11 +269,14 @@ impl Vitrine {
     /// Announces an output to clients and gives it its capture side. Also the way in for protocol tests.
     pub fn add_output(&mut self, output: Output, rule: &OutputRule) {
         let global = output.create_global::<Vitrine>(&self.display);
-        output.user_data().insert_if_missing(|| OutputGlobal(global));
+        output
+            .user_data()
+            .insert_if_missing(|| OutputGlobal(global));
         let refresh = refresh_of(&output);
         let config = self.capture_config();
         let waker = self.waker();
-        self.captures.insert(output.clone(), OutputCapture::new(config, refresh, waker));
+        self.captures
+            .insert(output.clone(), OutputCapture::new(config, refresh, waker));
         let at = rule.position.unwrap_or((0, 0));
         self.shell.space.map_output(&output, at);
         self.place_outputs();
@@ -278,7 +311,11 @@ impl Vitrine {
         outputs.sort_by_key(Output::name);
         let mut right = 0;
         for output in outputs {
-            let at = self.config.output(&output.name()).position.unwrap_or((right, 0));
+            let at = self
+                .config
+                .output(&output.name())
+                .position
+                .unwrap_or((right, 0));
             self.shell.space.map_output(&output, at);
             output.change_current_state(None, None, None, Some(at.into()));
             if let Some(area) = self.shell.space.output_geometry(&output) {
@@ -290,7 +327,9 @@ impl Vitrine {
     }
 
     fn device_events(&mut self) {
-        let Some(backend) = self.backend.as_mut() else { return };
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
         let events = match backend.device.events() {
             Ok(events) => events,
             Err(error) => {
@@ -299,8 +338,15 @@ impl Vitrine {
             }
         };
         for event in events {
-            let KmsEvent::Flip { crtc, time, sequence } = event;
-            let screen = backend.screens.iter_mut().find(|screen| screen.pair().1 == crtc);
+            let KmsEvent::Flip {
+                crtc,
+                time,
+                sequence,
+            } = event;
+            let screen = backend
+                .screens
+                .iter_mut()
+                .find(|screen| screen.pair().1 == crtc);
             let Some(screen) = screen else { continue };
             if let Some(capture) = self.captures.get_mut(&screen.output) {
                 screen.flipped(time, u64::from(sequence), &self.shell, capture);
@@ -335,7 +381,9 @@ impl Vitrine {
 
     /// Leaves: says what was done, gives the screens back as they were found.
     pub fn stop_backend(&mut self) {
-        let Some(mut backend) = self.backend.take() else { return };
+        let Some(mut backend) = self.backend.take() else {
+            return;
+        };
         for screen in &backend.screens {
             screen.log_summary(&backend.device, self.captures.get(&screen.output));
         }
@@ -368,12 +416,17 @@ fn open_node(session: &mut LibSeatSession, node: &std::path::Path) -> anyhow::Re
     let fd = session::open_device(session, node)?;
     let device = kms::Device::new(DrmDeviceFd::new(fd), plan)?;
     let snapshot = device.snapshot(true)?;
-    anyhow::ensure!(snapshot.heads().next().is_some(), "it has no connector for a screen");
+    anyhow::ensure!(
+        snapshot.heads().next().is_some(),
+        "it has no connector for a screen"
+    );
     Ok(device)
 }
 
 /// One refresh of the output's mode.
 pub(super) fn refresh_of(output: &Output) -> Duration {
-    let millihertz = output.current_mode().map_or(60_000, |mode| mode.refresh.max(1_000));
+    let millihertz = output
+        .current_mode()
+        .map_or(60_000, |mode| mode.refresh.max(1_000));
     Duration::from_secs_f64(1_000.0 / f64::from(millihertz))
 }

@@ -32,7 +32,9 @@ impl Vitrine {
 
     /// Windows came, went or moved.
     pub(super) fn scene_changed(&mut self) {
-        let Some(backend) = self.backend.as_mut() else { return };
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
         for screen in &mut backend.screens {
             screen.scene_changed();
         }
@@ -40,7 +42,9 @@ impl Vitrine {
 
     /// The pointer moved or looks different.
     pub(super) fn cursor_changed(&mut self) {
-        let Some(backend) = self.backend.as_mut() else { return };
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
         for screen in &mut backend.screens {
             screen.cursor_changed();
         }
@@ -55,7 +59,9 @@ impl Vitrine {
         let mut forget = Vec::new();
         if let Some(backend) = self.backend.as_mut() {
             for screen in &mut backend.screens {
-                let Some(capture) = self.captures.get_mut(&screen.output) else { continue };
+                let Some(capture) = self.captures.get_mut(&screen.output) else {
+                    continue;
+                };
                 let mut context = StepContext {
                     now,
                     shell: &self.shell,
@@ -65,7 +71,11 @@ impl Vitrine {
                 };
                 let step = screen.step(&mut context);
                 fences.extend(step.fence);
-                forget.extend(step.forget.into_iter().map(|job| (screen.output.clone(), job)));
+                forget.extend(
+                    step.forget
+                        .into_iter()
+                        .map(|job| (screen.output.clone(), job)),
+                );
                 wake = earliest(wake, step.wake);
             }
         }
@@ -80,7 +90,10 @@ impl Vitrine {
         let outputs: Vec<_> = self.captures.keys().cloned().collect();
         for output in outputs {
             self.deliver_captures(&output, now);
-            let deadline = self.captures.get(&output).and_then(|capture| capture.next_deadline());
+            let deadline = self
+                .captures
+                .get(&output)
+                .and_then(|capture| capture.next_deadline());
             wake = earliest(wake, deadline);
         }
         self.set_alarm(wake, now);
@@ -107,8 +120,12 @@ impl Vitrine {
     }
 
     fn fence_signalled(&mut self, output: &smithay::output::Output, job: crate::kms::JobId) {
-        let Some(backend) = self.backend.as_mut() else { return };
-        let Some(screen) = backend.screen(output) else { return };
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
+        let Some(screen) = backend.screen(output) else {
+            return;
+        };
         if let Some(capture) = self.captures.get_mut(output) {
             screen.fence_signalled(job, capture, Time::now());
         }

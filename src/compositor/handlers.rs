@@ -12,7 +12,9 @@ use smithay::{
         dmabuf::{DmabufFeedbackBuilder, DmabufGlobal, DmabufHandler, DmabufState, ImportNotifier},
         output::OutputHandler,
         selection::{
-            data_device::{ClientDndGrabHandler, DataDeviceHandler, DataDeviceState, ServerDndGrabHandler},
+            data_device::{
+                ClientDndGrabHandler, DataDeviceHandler, DataDeviceState, ServerDndGrabHandler,
+            },
             primary_selection::{PrimarySelectionHandler, PrimarySelectionState},
             SelectionHandler,
         },
@@ -34,9 +36,12 @@ impl Vitrine {
     pub fn announce_dmabuf(&mut self, device: Option<libc::dev_t>) {
         let formats = self.renderer.dmabuf_formats();
         if let Some(old) = self.dmabuf_global.take() {
-            self.globals.dmabuf.destroy_global::<Vitrine>(&self.display, old);
+            self.globals
+                .dmabuf
+                .destroy_global::<Vitrine>(&self.display, old);
         }
-        let feedback = device.map(|device| DmabufFeedbackBuilder::new(device, formats.clone()).build());
+        let feedback =
+            device.map(|device| DmabufFeedbackBuilder::new(device, formats.clone()).build());
         let global = match feedback {
             Some(Ok(feedback)) => self
                 .globals
@@ -44,9 +49,14 @@ impl Vitrine {
                 .create_global_with_default_feedback::<Vitrine>(&self.display, &feedback),
             Some(Err(error)) => {
                 tracing::warn!(target: "vitrine::compositor", %error, "no dmabuf feedback; announcing version 3");
-                self.globals.dmabuf.create_global::<Vitrine>(&self.display, formats)
+                self.globals
+                    .dmabuf
+                    .create_global::<Vitrine>(&self.display, formats)
             }
-            None => self.globals.dmabuf.create_global::<Vitrine>(&self.display, formats),
+            None => self
+                .globals
+                .dmabuf
+                .create_global::<Vitrine>(&self.display, formats),
         };
         self.dmabuf_global = Some(global);
     }
@@ -57,7 +67,12 @@ impl DmabufHandler for Vitrine {
         &mut self.globals.dmabuf
     }
 
-    fn dmabuf_imported(&mut self, _global: &DmabufGlobal, dmabuf: Dmabuf, notifier: ImportNotifier) {
+    fn dmabuf_imported(
+        &mut self,
+        _global: &DmabufGlobal,
+        dmabuf: Dmabuf,
+        notifier: ImportNotifier,
+    ) {
         match self.renderer.import_dmabuf(&dmabuf) {
             Ok(()) => {
                 // An error here means that the client died meanwhile; nothing is left to answer.

@@ -24,7 +24,11 @@ impl InputHost for Vitrine {
         outputs
             .filter_map(|output| {
                 let area = self.shell.space.output_geometry(output)?;
-                Some(OutputArea { name: output.name(), area, transform: output.current_transform() })
+                Some(OutputArea {
+                    name: output.name(),
+                    area,
+                    transform: output.current_transform(),
+                })
             })
             .collect()
     }

@@ -9,7 +9,9 @@ use smithay::{
     },
     reexports::wayland_server::{protocol::wl_surface::WlSurface, Resource},
     utils::{IsAlive, Serial},
-    wayland::selection::{data_device::set_data_device_focus, primary_selection::set_primary_focus},
+    wayland::selection::{
+        data_device::set_data_device_focus, primary_selection::set_primary_focus,
+    },
 };
 
 use super::Vitrine;
@@ -108,7 +110,9 @@ impl Vitrine {
         grab: &mut PopupGrab<Self>,
         serial: Serial,
     ) -> bool {
-        let Some(keyboard) = seat.get_keyboard() else { return true };
+        let Some(keyboard) = seat.get_keyboard() else {
+            return true;
+        };
         if keyboard.is_grabbed()
             && !(keyboard.has_grab(serial)
                 || keyboard.has_grab(grab.previous_serial().unwrap_or(serial)))

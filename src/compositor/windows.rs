@@ -9,14 +9,18 @@ use smithay::{
     reexports::{
         wayland_protocols::xdg::decoration::zv1::server::zxdg_toplevel_decoration_v1::Mode,
         wayland_server::{
-            protocol::{wl_buffer::WlBuffer, wl_output::WlOutput, wl_seat::WlSeat, wl_surface::WlSurface},
+            protocol::{
+                wl_buffer::WlBuffer, wl_output::WlOutput, wl_seat::WlSeat, wl_surface::WlSurface,
+            },
             Client,
         },
     },
     utils::Serial,
     wayland::{
         buffer::BufferHandler,
-        compositor::{is_sync_subsurface, CompositorClientState, CompositorHandler, CompositorState},
+        compositor::{
+            is_sync_subsurface, CompositorClientState, CompositorHandler, CompositorState,
+        },
         shell::xdg::{
             decoration::XdgDecorationHandler, PopupSurface, PositionerState, ToplevelSurface,
             XdgShellHandler, XdgShellState,
@@ -31,9 +35,15 @@ impl CompositorHandler for Vitrine {
         &mut self.globals.compositor
     }
 
-    #[allow(clippy::expect_used, reason = "every client is inserted by add_client with this data")]
+    #[allow(
+        clippy::expect_used,
+        reason = "every client is inserted by add_client with this data"
+    )]
     fn client_compositor_state<'a>(&self, client: &'a Client) -> &'a CompositorClientState {
-        &client.get_data::<ClientState>().expect("inserted by add_client").compositor
+        &client
+            .get_data::<ClientState>()
+            .expect("inserted by add_client")
+            .compositor
     }
 
     fn commit(&mut self, surface: &WlSurface) {
@@ -75,15 +85,24 @@ impl XdgShellHandler for Vitrine {
         self.scene_changed();
     }
 
-    fn reposition_request(&mut self, surface: PopupSurface, positioner: PositionerState, token: u32) {
+    fn reposition_request(
+        &mut self,
+        surface: PopupSurface,
+        positioner: PositionerState,
+        token: u32,
+    ) {
         self.shell.place_popup(&surface, positioner);
         surface.send_repositioned(token);
     }
 
     fn grab(&mut self, surface: PopupSurface, seat: WlSeat, serial: Serial) {
-        let Some(seat) = Seat::<Vitrine>::from_resource(&seat) else { return };
+        let Some(seat) = Seat::<Vitrine>::from_resource(&seat) else {
+            return;
+        };
         let popup = PopupKind::Xdg(surface);
-        let Ok(root) = find_popup_root_surface(&popup) else { return };
+        let Ok(root) = find_popup_root_surface(&popup) else {
+            return;
+        };
         self.grab_popup(popup, root, &seat, serial);
     }
 

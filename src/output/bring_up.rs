@@ -60,7 +60,14 @@ impl Screen {
     /// # Errors
     /// When the device is gone or has no memory.
     pub fn new(setup: ScreenSetup<'_>, output: Output) -> Result<Self, ScreenError> {
-        let ScreenSetup { device, gbm, head, mode, software, cooling } = setup;
+        let ScreenSetup {
+            device,
+            gbm,
+            head,
+            mode,
+            software,
+            cooling,
+        } = setup;
         let mut pipeline = kms::Pipeline::for_head(device, head, &[])?;
         let mut pacing = *pipeline.writeback().config();
         pacing.cooling.min = cooling;
@@ -173,12 +180,19 @@ impl Screen {
     fn draw_first(&mut self, context: &mut StepContext<'_>) -> Option<usize> {
         self.redraw_all();
         let (chain, buffers) = (&self.chain, &mut self.buffers);
-        let scene = Scene { shell: context.shell, output: &self.output, cursor: None };
+        let scene = Scene {
+            shell: context.shell,
+            output: &self.output,
+            cursor: None,
+        };
         let mut used = None;
         let drawn = context.renderer.draw(&scene, &mut self.scene, || {
             let (index, age) = chain.next()?;
             used = Some(index);
-            Some(Target { dmabuf: &mut buffers.get_mut(index)?.dmabuf, age })
+            Some(Target {
+                dmabuf: &mut buffers.get_mut(index)?.dmabuf,
+                age,
+            })
         });
         if let Err(error) = drawn {
             tracing::error!(target: "vitrine::render", output = %self.output.name(), %error, "the first frame could not be drawn");
@@ -225,7 +239,9 @@ impl Screen {
     pub fn log_summary(&self, device: &kms::Device, capture: Option<&OutputCapture>) {
         let kms = device.stats().of(self.pair.1);
         let jobs = self.pipeline.writeback().stats();
-        let capture = capture.map(|capture| capture.stats().clone()).unwrap_or_default();
+        let capture = capture
+            .map(|capture| capture.stats().clone())
+            .unwrap_or_default();
         tracing::info!(
             target: "vitrine::stats",
             output = %self.output.name(),
@@ -255,10 +271,16 @@ impl Screen {
 fn cursor_size(fd: &DrmDeviceFd) -> (u32, u32) {
     use drm::{Device, DriverCapability};
     let side = |capability| {
-        let side = fd.get_driver_capability(capability).ok().and_then(|n| u32::try_from(n).ok());
+        let side = fd
+            .get_driver_capability(capability)
+            .ok()
+            .and_then(|n| u32::try_from(n).ok());
         side.filter(|n| *n > 0)
     };
-    match (side(DriverCapability::CursorWidth), side(DriverCapability::CursorHeight)) {
+    match (
+        side(DriverCapability::CursorWidth),
+        side(DriverCapability::CursorHeight),
+    ) {
         // Every driver takes its smallest size, and a small plane is quicker to fill and to blend.
         (Some(width), Some(height)) => (width.min(CURSOR_SIZE.0), height.min(CURSOR_SIZE.1)),
         _ => CURSOR_SIZE,

@@ -33,7 +33,9 @@ impl Chain {
 
     fn age(&self, index: usize) -> usize {
         let drawn = self.drawn.get(index).copied().flatten();
-        drawn.map_or(0, |drawn| usize::try_from(self.frame.saturating_sub(drawn)).unwrap_or(0) + 1)
+        drawn.map_or(0, |drawn| {
+            usize::try_from(self.frame.saturating_sub(drawn)).unwrap_or(0) + 1
+        })
     }
 
     /// The buffer was drawn with the newest scene.
@@ -78,7 +80,11 @@ impl Chain {
 
     /// Nothing is on the screen any more.
     pub fn blanked(&mut self) {
-        *self = Self { drawn: self.drawn, frame: self.frame, ..Self::default() };
+        *self = Self {
+            drawn: self.drawn,
+            frame: self.frame,
+            ..Self::default()
+        };
     }
 }
 

@@ -37,11 +37,7 @@ pub struct CursorPlane {
 
 impl CursorPlane {
     /// Allocates the buffers; `None` when the device has no memory that a cursor plane takes.
-    pub fn new(
-        fd: &DrmDeviceFd,
-        gbm: &GbmDevice<DrmDeviceFd>,
-        size: (u32, u32),
-    ) -> Option<Self> {
+    pub fn new(fd: &DrmDeviceFd, gbm: &GbmDevice<DrmDeviceFd>, size: (u32, u32)) -> Option<Self> {
         let buffer = || {
             let flags = GbmBufferFlags::CURSOR | GbmBufferFlags::WRITE;
             let bo = gbm.create_buffer_object::<()>(size.0, size.1, Fourcc::Argb8888, flags);
@@ -50,7 +46,12 @@ impl CursorPlane {
             Ok::<_, String>((bo, framebuffer))
         };
         match (buffer(), buffer()) {
-            (Ok(a), Ok(b)) => Some(Self { size, buffers: [a, b], front: 0, picture: None }),
+            (Ok(a), Ok(b)) => Some(Self {
+                size,
+                buffers: [a, b],
+                front: 0,
+                picture: None,
+            }),
             (Err(reason), _) | (_, Err(reason)) => {
                 tracing::info!(target: "vitrine::output", %reason, "no hardware cursor; the pointer is drawn");
                 None
@@ -81,7 +82,11 @@ impl CursorPlane {
             0 => self.buffers[0].1.clone(),
             _ => self.buffers[1].1.clone(),
         };
-        Ok(Shown { framebuffer, at, hotspot: picture.hotspot })
+        Ok(Shown {
+            framebuffer,
+            at,
+            hotspot: picture.hotspot,
+        })
     }
 
     /// The picture in the top left corner of a buffer of the plane's size.
@@ -100,6 +105,9 @@ impl CursorPlane {
     /// What the plane covers when it shows a picture there.
     pub fn area(&self, shown: &Shown) -> Rect {
         let side = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-        Rect::new(shown.at.into(), (side(self.size.0), side(self.size.1)).into())
+        Rect::new(
+            shown.at.into(),
+            (side(self.size.0), side(self.size.1)).into(),
+        )
     }
 }

@@ -14,9 +14,16 @@ pub fn describe(
     snapshot: &Snapshot,
     rule: &OutputRule,
 ) -> Option<(Output, drm::control::Mode)> {
-    let connector = snapshot.connectors.iter().find(|connector| connector.id == head.connector)?;
+    let connector = snapshot
+        .connectors
+        .iter()
+        .find(|connector| connector.id == head.connector)?;
     let modes: Vec<config::OutputMode> = connector.modes.iter().map(plain_mode).collect();
-    let mode = match rule.mode.choose(&modes).and_then(|index| connector.modes.get(index)) {
+    let mode = match rule
+        .mode
+        .choose(&modes)
+        .and_then(|index| connector.modes.get(index))
+    {
         Some(mode) => *mode,
         None => {
             let mode = *connector.modes.first()?;
@@ -63,7 +70,9 @@ fn plain_mode(mode: &drm::control::Mode) -> config::OutputMode {
         width,
         height,
         refresh_millihertz: u32::try_from(refresh).unwrap_or(0),
-        preferred: mode.mode_type().contains(drm::control::ModeTypeFlags::PREFERRED),
+        preferred: mode
+            .mode_type()
+            .contains(drm::control::ModeTypeFlags::PREFERRED),
     }
 }
 

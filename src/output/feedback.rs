@@ -22,7 +22,11 @@ use crate::{shell::Shell, time::Time};
 const HIDDEN_THROTTLE: Duration = Duration::from_secs(1);
 
 /// Takes the feedback that clients asked for with the content of the frame that is being committed.
-pub fn take(shell: &Shell, output: &Output, states: &RenderElementStates) -> OutputPresentationFeedback {
+pub fn take(
+    shell: &Shell,
+    output: &Output,
+    states: &RenderElementStates,
+) -> OutputPresentationFeedback {
     let mut feedback = OutputPresentationFeedback::new(output);
     for window in shell.space.elements_for_output(output) {
         window.take_presentation_feedback(
@@ -35,7 +39,12 @@ pub fn take(shell: &Shell, output: &Output, states: &RenderElementStates) -> Out
 }
 
 /// The frame is on the screen.
-pub fn presented(mut feedback: OutputPresentationFeedback, at: Time, refresh: Duration, sequence: u64) {
+pub fn presented(
+    mut feedback: OutputPresentationFeedback,
+    at: Time,
+    refresh: Duration,
+    sequence: u64,
+) {
     feedback.presented::<_, smithay::utils::Monotonic>(
         at.as_duration(),
         Refresh::fixed(refresh),
@@ -47,9 +56,13 @@ pub fn presented(mut feedback: OutputPresentationFeedback, at: Time, refresh: Du
 /// Tells the clients on this output that now is a good time to draw.
 pub fn send_frame_callbacks(shell: &Shell, output: &Output, cursor: Option<&WlSurface>, now: Time) {
     for window in shell.space.elements_for_output(output) {
-        window.send_frame(output, now.as_duration(), Some(HIDDEN_THROTTLE), |_, _| Some(output.clone()));
+        window.send_frame(output, now.as_duration(), Some(HIDDEN_THROTTLE), |_, _| {
+            Some(output.clone())
+        });
     }
     if let Some(cursor) = cursor {
-        send_frames_surface_tree(cursor, output, now.as_duration(), None, |_, _| Some(output.clone()));
+        send_frames_surface_tree(cursor, output, now.as_duration(), None, |_, _| {
+            Some(output.clone())
+        });
     }
 }

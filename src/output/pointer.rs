@@ -35,12 +35,22 @@ impl LocalPointer {
             CursorImageStatus::Named(_) => {
                 let picture = CursorPicture::arrow();
                 let hotspot = Point::from(picture.hotspot);
-                Some(Self { at, picture: Some(picture), surface: None, hotspot })
+                Some(Self {
+                    at,
+                    picture: Some(picture),
+                    surface: None,
+                    hotspot,
+                })
             }
             CursorImageStatus::Surface(surface) => {
                 let hotspot = hotspot_of(surface);
                 let picture = CursorPicture::of_surface(surface, (hotspot.x, hotspot.y));
-                Some(Self { at, picture, surface: Some(surface.clone()), hotspot })
+                Some(Self {
+                    at,
+                    picture,
+                    surface: Some(surface.clone()),
+                    hotspot,
+                })
             }
         }
     }
@@ -48,7 +58,9 @@ impl LocalPointer {
     /// Top left corner of the picture on the screen, in mode pixels.
     pub fn corner(&self, output: &Output) -> (i32, i32) {
         let scale = output.current_scale().fractional_scale();
-        let corner = (self.at - self.hotspot.to_f64()).to_physical(scale).to_i32_round::<i32>();
+        let corner = (self.at - self.hotspot.to_f64())
+            .to_physical(scale)
+            .to_i32_round::<i32>();
         (corner.x, corner.y)
     }
 
@@ -59,7 +71,10 @@ impl LocalPointer {
             (None, Some(picture)) => SpriteLook::from_picture(picture),
             (None, None) => return None,
         };
-        Some(CursorSprite { at: self.at - self.hotspot.to_f64(), look })
+        Some(CursorSprite {
+            at: self.at - self.hotspot.to_f64(),
+            look,
+        })
     }
 }
 

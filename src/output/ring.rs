@@ -48,7 +48,13 @@ impl CaptureBuffers {
     ) -> Result<Self, CaptureBuffersError> {
         let mut buffers = Vec::new();
         for _ in 0..capture.config().ring_slots {
-            buffers.push(RingBuffer::allocate(gbm, width, height, fourcc, Access::ReadOnly)?);
+            buffers.push(RingBuffer::allocate(
+                gbm,
+                width,
+                height,
+                fourcc,
+                Access::ReadOnly,
+            )?);
         }
         // All are alike: same size, same format, LINEAR.
         let Some(first) = buffers.first() else {
@@ -63,10 +69,18 @@ impl CaptureBuffers {
             stride: layout.stride,
             offset: layout.offset,
         };
-        let all: Vec<_> = buffers.iter().map(|buffer| buffer.framebuffer().clone()).collect();
-        let slots = buffers.into_iter().map(|b| Arc::new(Slot(b)) as Arc<dyn SlotMemory>);
+        let all: Vec<_> = buffers
+            .iter()
+            .map(|buffer| buffer.framebuffer().clone())
+            .collect();
+        let slots = buffers
+            .into_iter()
+            .map(|b| Arc::new(Slot(b)) as Arc<dyn SlotMemory>);
         let generation = capture.set_buffers(format, slots.collect(), now)?;
-        let framebuffers = (0..).map(|index| SlotId { index, generation }).zip(all).collect();
+        let framebuffers = (0..)
+            .map(|index| SlotId { index, generation })
+            .zip(all)
+            .collect();
         Ok(Self { framebuffers })
     }
 

@@ -136,8 +136,10 @@ impl Screen {
             return Plan::Wait(Some(retry));
         }
         self.retry_at = None;
-        let flip_pending =
-            matches!(self.pipeline.state(), kms::pipeline::State::FlipPending { .. });
+        let flip_pending = matches!(
+            self.pipeline.state(),
+            kms::pipeline::State::FlipPending { .. }
+        );
         let arm = match self.no_writeback {
             Some(_) => Err(kms::Refuse::Detached),
             None => self.pipeline.may_arm(now),
@@ -163,7 +165,8 @@ impl Screen {
     ) {
         let Some(picture) = self.draw(context, job.is_some_and(|(_, force)| force)) else {
             // Clients that committed without a change still wait for their callbacks.
-            self.callbacks_due.get_or_insert(context.now.max(self.last_flip + self.refresh));
+            self.callbacks_due
+                .get_or_insert(context.now.max(self.last_flip + self.refresh));
             return;
         };
         let frame = self.frame_state(&picture);
@@ -198,21 +201,35 @@ impl Screen {
             self.feedback = Some(visible);
         }
         damage.extend(moved);
-        Some(Picture { index, damage, fence, cursor: self.shown_cursor.clone() })
+        Some(Picture {
+            index,
+            damage,
+            fence,
+            cursor: self.shown_cursor.clone(),
+        })
     }
 
     fn draw_scene(&mut self, context: &mut StepContext<'_>) -> Option<Drawn> {
         let sprite = match self.drawn_cursor {
-            true => self.local_pointer(context).and_then(|pointer| pointer.sprite()),
+            true => self
+                .local_pointer(context)
+                .and_then(|pointer| pointer.sprite()),
             false => None,
         };
-        let scene = Scene { shell: context.shell, output: &self.output, cursor: sprite.as_ref() };
+        let scene = Scene {
+            shell: context.shell,
+            output: &self.output,
+            cursor: sprite.as_ref(),
+        };
         let (chain, buffers) = (&self.chain, &mut self.buffers);
         let mut used = None;
         let result = context.renderer.draw(&scene, &mut self.scene, || {
             let (index, age) = chain.next()?;
             used = Some(index);
-            Some(Target { dmabuf: &mut buffers.get_mut(index)?.dmabuf, age })
+            Some(Target {
+                dmabuf: &mut buffers.get_mut(index)?.dmabuf,
+                age,
+            })
         });
         match (result, used) {
             (Ok(Some(drawn)), Some(index)) => {
@@ -244,7 +261,11 @@ impl Screen {
         let before = self.shown_cursor.take();
         let upright = self.output.current_transform() == Transform::Normal;
         if let (Some(plane), Some(pointer)) = (self.cursor.as_mut().filter(|_| upright), &pointer) {
-            if let Some(picture) = pointer.picture.as_ref().filter(|picture| plane.fits(picture)) {
+            if let Some(picture) = pointer
+                .picture
+                .as_ref()
+                .filter(|picture| plane.fits(picture))
+            {
                 match plane.show(picture, pointer.corner(&self.output)) {
                     Ok(shown) => self.shown_cursor = Some(shown),
                     Err(error) => {
@@ -259,7 +280,9 @@ impl Screen {
             self.scene_dirty = true;
         }
         self.drawn_cursor = drawn;
-        let Some(plane) = self.cursor.as_ref() else { return Vec::new() };
+        let Some(plane) = self.cursor.as_ref() else {
+            return Vec::new();
+        };
         let same = match (&before, &self.shown_cursor) {
             (Some(a), Some(b)) => a.at == b.at && Arc::ptr_eq(&a.framebuffer, &b.framebuffer),
             (None, None) => true,
@@ -268,7 +291,11 @@ impl Screen {
         if same {
             return Vec::new();
         }
-        [&before, &self.shown_cursor].into_iter().flatten().map(|shown| plane.area(shown)).collect()
+        [&before, &self.shown_cursor]
+            .into_iter()
+            .flatten()
+            .map(|shown| plane.area(shown))
+            .collect()
     }
 
     fn frame_state(&self, picture: &Picture) -> FrameState {
@@ -289,7 +316,10 @@ impl Screen {
     }
 
     /// The scanout buffer on the primary plane.
-    #[allow(clippy::indexing_slicing, reason = "the chain only gives indices below the number of buffers")]
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "the chain only gives indices below the number of buffers"
+    )]
     pub(super) fn primary(&self, index: usize) -> PlaneUpdate {
         PlaneUpdate::whole(self.buffers[index].framebuffer.clone(), (0, 0))
     }
@@ -301,13 +331,19 @@ impl Screen {
         match kind {
             ArmKind::Normal => {
                 let id = capture::JobId(job.0);
-                let slot = context.capture.arm(id, Producer::Writeback, context.now).ok()?;
+                let slot = context
+                    .capture
+                    .arm(id, Producer::Writeback, context.now)
+                    .ok()?;
                 let buffers = self.capture_buffers.as_ref();
                 let Some(fb) = buffers.and_then(|buffers| buffers.framebuffer(slot)) else {
                     context.capture.unarm(id);
                     return None;
                 };
-                Some(WritebackFb { job, fb: fb.clone() })
+                Some(WritebackFb {
+                    job,
+                    fb: fb.clone(),
+                })
             }
             ArmKind::Kick | ArmKind::Canary => {
                 match self.pipeline.probe_fb(&self.gbm, CAPTURE_FORMAT, job) {
@@ -338,9 +374,15 @@ impl Screen {
             self.job_refusals = 0;
         }
         self.chain.committed(picture.index, carried.is_some());
-        context.capture.committed(&picture.damage, carried.map(|job| capture::JobId(job.0)));
+        context
+            .capture
+            .committed(&picture.damage, carried.map(|job| capture::JobId(job.0)));
         if let (Some(job), Some(fence)) = (carried, committed.out_fence) {
-            step.fence = Some(PendingFence { output: self.output.clone(), job, fence });
+            step.fence = Some(PendingFence {
+                output: self.output.clone(),
+                job,
+                fence,
+            });
         }
         self.tick(context, step);
     }
@@ -363,7 +405,9 @@ impl Screen {
             let frame = self.frame_state(&picture);
             match self.pipeline.commit(&frame, None, context.now) {
                 Ok(committed) => return self.committed(context, picture, None, committed, step),
-                Err(again) => tracing::debug!(target: "vitrine::output", %again, "refused without the job too"),
+                Err(again) => {
+                    tracing::debug!(target: "vitrine::output", %again, "refused without the job too")
+                }
             }
         }
         self.uncommitted = Some(picture.damage);

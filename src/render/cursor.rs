@@ -15,10 +15,7 @@ use smithay::{
     },
     reexports::wayland_server::protocol::{wl_shm, wl_surface::WlSurface},
     utils::{Logical, Physical, Point, Scale, Transform},
-    wayland::{
-        shm::with_buffer_contents,
-        single_pixel_buffer::get_single_pixel_buffer,
-    },
+    wayland::{shm::with_buffer_contents, single_pixel_buffer::get_single_pixel_buffer},
 };
 
 use super::SceneElement;
@@ -43,8 +40,15 @@ impl CursorPicture {
     /// The built-in arrow, so that a board without a cursor theme has a pointer.
     pub fn arrow() -> Self {
         let (width, height) = ARROW;
-        let pixels = (0..width * height).map(|at| arrow_pixel(at % width, at / width)).collect();
-        Self { width: width as u32, height: height as u32, hotspot: (0, 0), pixels }
+        let pixels = (0..width * height)
+            .map(|at| arrow_pixel(at % width, at / width))
+            .collect();
+        Self {
+            width: width as u32,
+            height: height as u32,
+            hotspot: (0, 0),
+            pixels,
+        }
     }
 
     /// The picture on a client's cursor surface; `None` when it has none or one that only a GPU can read.
@@ -54,7 +58,12 @@ impl CursorPicture {
             if let Ok(single) = get_single_pixel_buffer(buffer) {
                 let [r, g, b, a] = single.rgba8888();
                 let pixel = u32::from_be_bytes([a, r, g, b]);
-                return Some(Self { width: 1, height: 1, hotspot, pixels: vec![pixel] });
+                return Some(Self {
+                    width: 1,
+                    height: 1,
+                    hotspot,
+                    pixels: vec![pixel],
+                });
             }
             with_buffer_contents(buffer, |start, length, data| {
                 // SAFETY: Smithay guarantees `length` readable bytes at `start` (SIGBUS guarded) during this closure.
@@ -79,8 +88,14 @@ fn shm_pixels(bytes: &[u8], data: &smithay::wayland::shm::BufferData) -> Option<
         wl_shm::Format::Xrgb8888 => 0xff00_0000,
         _ => return None,
     };
-    let (offset, stride) = (usize::try_from(data.offset).ok()?, usize::try_from(data.stride).ok()?);
-    let (width, height) = (usize::try_from(data.width).ok()?, usize::try_from(data.height).ok()?);
+    let (offset, stride) = (
+        usize::try_from(data.offset).ok()?,
+        usize::try_from(data.stride).ok()?,
+    );
+    let (width, height) = (
+        usize::try_from(data.width).ok()?,
+        usize::try_from(data.height).ok()?,
+    );
     let mut pixels = Vec::with_capacity(width.checked_mul(height)?);
     for row in 0..height {
         let start = offset.checked_add(stride.checked_mul(row)?)?;
@@ -103,7 +118,9 @@ fn arrow_pixel(x: usize, y: usize) -> u32 {
         triangle || stem
     };
     let (x, y) = (x as isize, y as isize);
-    let edge = [(0, 1), (1, 0), (0, -1), (-1, 0)].iter().any(|(dx, dy)| !inside(x + dx, y + dy));
+    let edge = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+        .iter()
+        .any(|(dx, dy)| !inside(x + dx, y + dy));
     match (inside(x, y), edge) {
         (true, true) => WHITE,
         (true, false) => BLACK,
@@ -132,7 +149,11 @@ pub enum SpriteLook {
 impl SpriteLook {
     /// A picture as something the renderers can draw.
     pub fn from_picture(picture: &CursorPicture) -> Self {
-        let bytes: Vec<u8> = picture.pixels.iter().flat_map(|p| p.to_le_bytes()).collect();
+        let bytes: Vec<u8> = picture
+            .pixels
+            .iter()
+            .flat_map(|p| p.to_le_bytes())
+            .collect();
         let size = (picture.width as i32, picture.height as i32);
         SpriteLook::Picture(MemoryRenderBuffer::from_slice(
             &bytes,

@@ -132,7 +132,10 @@ impl Renderer {
     pub fn pixman() -> Result<Self, RenderError> {
         PixmanRenderer::new()
             .map(Renderer::Pixman)
-            .map_err(|e| RenderError::Start { name: "pixman", reason: e.to_string() })
+            .map_err(|e| RenderError::Start {
+                name: "pixman",
+                reason: e.to_string(),
+            })
     }
 
     /// GLES on the given device.
@@ -140,7 +143,10 @@ impl Renderer {
     /// # Errors
     /// When EGL or GLES is missing or refuses the device.
     pub fn gles(gbm: GbmDevice<DrmDeviceFd>) -> Result<Self, RenderError> {
-        let start = |reason: String| RenderError::Start { name: "gles", reason };
+        let start = |reason: String| RenderError::Start {
+            name: "gles",
+            reason,
+        };
         // SAFETY: the GBM device outlives the display: EGLDisplay keeps its own clone of it.
         let display = unsafe { EGLDisplay::new(gbm) }.map_err(|e| start(e.to_string()))?;
         let context = EGLContext::new(&display).map_err(|e| start(e.to_string()))?;
@@ -204,9 +210,11 @@ impl Renderer {
 /// A software import maps the buffer: a stride or offset past the end of the file would be a SIGBUS later.
 fn check_extent(dmabuf: &Dmabuf) -> Result<(), RenderError> {
     let refuse = |why: &str| Err(RenderError::Import(why.to_owned()));
-    let (Some(fd), Some(stride), Some(offset)) =
-        (dmabuf.handles().next(), dmabuf.strides().next(), dmabuf.offsets().next())
-    else {
+    let (Some(fd), Some(stride), Some(offset)) = (
+        dmabuf.handles().next(),
+        dmabuf.strides().next(),
+        dmabuf.offsets().next(),
+    ) else {
         return refuse("it has no plane");
     };
     let Ok(length) = rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0)) else {
@@ -231,16 +239,36 @@ where
 {
     let failed = |text: String| RenderError::Draw(text);
     let elements = scene_elements(renderer, scene);
-    let changed = damage.frame.damage_output(1, &elements).map_err(|e| failed(e.to_string()))?.0;
-    let Some(changed) = changed.filter(|rects| !rects.is_empty()) else { return Ok(None) };
+    let changed = damage
+        .frame
+        .damage_output(1, &elements)
+        .map_err(|e| failed(e.to_string()))?
+        .0;
+    let Some(changed) = changed.filter(|rects| !rects.is_empty()) else {
+        return Ok(None);
+    };
     let changed = mode_pixels(scene.output, changed);
-    let Some(target) = target() else { return Ok(None) };
-    let mut framebuffer = renderer.bind(target.dmabuf).map_err(|e| failed(e.to_string()))?;
+    let Some(target) = target() else {
+        return Ok(None);
+    };
+    let mut framebuffer = renderer
+        .bind(target.dmabuf)
+        .map_err(|e| failed(e.to_string()))?;
     let result = damage
         .buffers
-        .render_output(renderer, &mut framebuffer, target.age, &elements, BACKGROUND)
+        .render_output(
+            renderer,
+            &mut framebuffer,
+            target.age,
+            &elements,
+            BACKGROUND,
+        )
         .map_err(|e| failed(e.to_string()))?;
-    Ok(Some(Drawn { damage: changed, sync: result.sync, states: result.states }))
+    Ok(Some(Drawn {
+        damage: changed,
+        sync: result.sync,
+        states: result.states,
+    }))
 }
 
 /// Damage in the pixels of the mode. With a rotated output the whole screen: simple and never too little.
@@ -251,7 +279,10 @@ fn mode_pixels(output: &Output, damage: &[Rectangle<i32, Physical>]) -> Vec<Rect
             .map(|r| Rect::new((r.loc.x, r.loc.y).into(), (r.size.w, r.size.h).into()))
             .collect();
     }
-    let size = output.current_mode().map(|mode| mode.size).unwrap_or_default();
+    let size = output
+        .current_mode()
+        .map(|mode| mode.size)
+        .unwrap_or_default();
     vec![Rect::from_size((size.w, size.h).into())]
 }
 
@@ -266,9 +297,13 @@ where
     if let Some(cursor) = scene.cursor {
         elements.extend(cursor.elements(renderer, scale));
     }
-    let Some(area) = scene.shell.space.output_geometry(scene.output) else { return elements };
+    let Some(area) = scene.shell.space.output_geometry(scene.output) else {
+        return elements;
+    };
     for window in scene.shell.space.elements_for_output(scene.output).rev() {
-        let Some(location) = scene.shell.space.element_location(window) else { continue };
+        let Some(location) = scene.shell.space.element_location(window) else {
+            continue;
+        };
         let origin = location - window.geometry().loc - area.loc;
         let origin: Point<i32, Physical> = origin.to_physical_precise_round(scale);
         elements.extend(window.render_elements::<SceneElement<R>>(renderer, origin, scale, 1.0));

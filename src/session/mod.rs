@@ -63,7 +63,9 @@ pub fn display_nodes(choice: &DeviceChoice, seat: &str) -> Result<Vec<PathBuf>, 
         }
     }
     if nodes.is_empty() {
-        return Err(SessionError::NoDevice { seat: seat.to_owned() });
+        return Err(SessionError::NoDevice {
+            seat: seat.to_owned(),
+        });
     }
     Ok(nodes)
 }
@@ -77,7 +79,10 @@ pub fn open_device(session: &mut LibSeatSession, path: &Path) -> Result<DeviceFd
     session
         .open(path, flags)
         .map(DeviceFd::from)
-        .map_err(|error| SessionError::Open { path: path.to_owned(), reason: error.to_string() })
+        .map_err(|error| SessionError::Open {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })
 }
 
 /// Tells systemd that the session is up, where systemd asked for it.

@@ -49,7 +49,8 @@ impl Shell {
 
     /// Forgets a toplevel whose object is gone.
     pub fn remove_toplevel(&mut self, surface: &ToplevelSurface) {
-        self.unmapped.retain(|window| window.toplevel() != Some(surface));
+        self.unmapped
+            .retain(|window| window.toplevel() != Some(surface));
         if let Some(window) = self.window_of_toplevel(surface) {
             self.space.unmap_elem(&window);
         }
@@ -57,7 +58,9 @@ impl Shell {
 
     /// Remembers the output that a client asked to be full screen on, and moves the window there.
     pub fn wish_output(&mut self, surface: &ToplevelSurface, output: Option<Output>) {
-        let Some(window) = self.window_of_toplevel(surface) else { return };
+        let Some(window) = self.window_of_toplevel(surface) else {
+            return;
+        };
         if let Some(output) = output {
             let wish = window.user_data().get_or_insert(Wish::default);
             *wish.0.borrow_mut() = Some(output);
@@ -74,7 +77,9 @@ impl Shell {
     pub fn commit(&mut self, surface: &WlSurface) -> bool {
         self.popups.commit(surface);
         self.configure_popup(surface);
-        let Some(root) = root_of(surface) else { return false };
+        let Some(root) = root_of(surface) else {
+            return false;
+        };
         if let Some(window) = self.mapped(&root) {
             window.on_commit();
             if root == *surface && !has_buffer(surface) {
@@ -93,9 +98,15 @@ impl Shell {
     }
 
     fn commit_unmapped(&mut self, surface: &WlSurface) -> bool {
-        let Some(at) = self.unmapped.iter().position(|w| is_of(w, surface)) else { return false };
-        let Some(window) = self.unmapped.get(at).cloned() else { return false };
-        let Some(toplevel) = window.toplevel() else { return false };
+        let Some(at) = self.unmapped.iter().position(|w| is_of(w, surface)) else {
+            return false;
+        };
+        let Some(window) = self.unmapped.get(at).cloned() else {
+            return false;
+        };
+        let Some(toplevel) = window.toplevel() else {
+            return false;
+        };
         if !toplevel.is_initial_configure_sent() {
             self.configure(&window);
             toplevel.send_configure();
@@ -123,7 +134,9 @@ impl Shell {
     pub fn arrange(&mut self) {
         let windows: Vec<Window> = self.space.elements().cloned().collect();
         for window in windows.iter().chain(self.unmapped.clone().iter()) {
-            let Some(toplevel) = window.toplevel() else { continue };
+            let Some(toplevel) = window.toplevel() else {
+                continue;
+            };
             if toplevel.is_initial_configure_sent() {
                 self.configure(window);
                 toplevel.send_pending_configure();
@@ -137,12 +150,17 @@ impl Shell {
 
     /// The surface that should have the keyboard: the top window's.
     pub fn top_surface(&self) -> Option<WlSurface> {
-        self.space.elements().next_back().and_then(|window| window.wl_surface().map(|s| s.into_owned()))
+        self.space
+            .elements()
+            .next_back()
+            .and_then(|window| window.wl_surface().map(|s| s.into_owned()))
     }
 
     /// Raises the window that a surface belongs to; says whether the order changed.
     pub fn raise(&mut self, surface: &WlSurface) -> bool {
-        let Some(window) = root_of(surface).and_then(|root| self.mapped(&root)) else { return false };
+        let Some(window) = root_of(surface).and_then(|root| self.mapped(&root)) else {
+            return false;
+        };
         let is_top = self.space.elements().next_back() == Some(&window);
         if !is_top {
             self.space.raise_element(&window, true);
@@ -185,9 +203,10 @@ impl Shell {
 
     /// Gives a popup a new place inside its screen.
     pub fn place_popup(&self, popup: &PopupSurface, positioner: PositionerState) {
-        let geometry = self
-            .popup_bounds(popup)
-            .map_or_else(|| positioner.get_geometry(), |t| positioner.get_unconstrained_geometry(t));
+        let geometry = self.popup_bounds(popup).map_or_else(
+            || positioner.get_geometry(),
+            |t| positioner.get_unconstrained_geometry(t),
+        );
         popup.with_pending_state(|state| {
             state.geometry = geometry;
             state.positioner = positioner;
@@ -218,7 +237,10 @@ impl Shell {
 
     /// The output that shows a window, or will.
     pub fn output_of(&self, window: &Window) -> Option<Output> {
-        let wish = window.user_data().get::<Wish>().and_then(|wish| wish.0.borrow().clone());
+        let wish = window
+            .user_data()
+            .get::<Wish>()
+            .and_then(|wish| wish.0.borrow().clone());
         if let Some(output) = wish.filter(|output| self.space.outputs().any(|o| o == output)) {
             return Some(output);
         }
@@ -230,9 +252,13 @@ impl Shell {
     }
 
     fn configure(&self, window: &Window) {
-        let Some(toplevel) = window.toplevel() else { return };
+        let Some(toplevel) = window.toplevel() else {
+            return;
+        };
         let output = self.output_of(window);
-        let area = output.as_ref().and_then(|output| self.space.output_geometry(output));
+        let area = output
+            .as_ref()
+            .and_then(|output| self.space.output_geometry(output));
         let full = placement(window) == Placement::Full;
         toplevel.with_pending_state(|state| {
             state.decoration_mode = Some(DecorationMode::ServerSide);
@@ -247,7 +273,9 @@ impl Shell {
     }
 
     fn move_to_place(&mut self, window: &Window) {
-        let area = self.output_of(window).and_then(|output| self.space.output_geometry(&output));
+        let area = self
+            .output_of(window)
+            .and_then(|output| self.space.output_geometry(&output));
         let Some(area) = area else { return };
         let target = match placement(window) {
             // A client that ignores the size it was given is shown in the middle, as xdg-shell asks for.
@@ -263,7 +291,12 @@ impl Shell {
         let order: Vec<_> = self
             .space
             .elements()
-            .map(|other| (other.clone(), self.space.element_location(other).unwrap_or_default()))
+            .map(|other| {
+                (
+                    other.clone(),
+                    self.space.element_location(other).unwrap_or_default(),
+                )
+            })
             .collect();
         for (other, location) in order {
             let location = if other == *window { target } else { location };
@@ -272,12 +305,16 @@ impl Shell {
     }
 
     fn mapped(&self, root: &WlSurface) -> Option<Window> {
-        self.space.elements().find(|window| is_of(window, root)).cloned()
+        self.space
+            .elements()
+            .find(|window| is_of(window, root))
+            .cloned()
     }
 
     fn window_of_toplevel(&self, surface: &ToplevelSurface) -> Option<Window> {
         let mut all = self.space.elements().chain(self.unmapped.iter());
-        all.find(|window| window.toplevel() == Some(surface)).cloned()
+        all.find(|window| window.toplevel() == Some(surface))
+            .cloned()
     }
 
     /// Housekeeping once per loop turn: dead windows and popups go, output enter/leave is sent.
@@ -309,7 +346,9 @@ fn has_buffer(surface: &WlSurface) -> bool {
 }
 
 fn placement(window: &Window) -> Placement {
-    let Some(toplevel) = window.toplevel() else { return Placement::Full };
+    let Some(toplevel) = window.toplevel() else {
+        return Placement::Full;
+    };
     let (min, max) = with_states(toplevel.wl_surface(), |states| {
         let mut cached = states.cached_state.get::<SurfaceCachedState>();
         (cached.current().min_size, cached.current().max_size)

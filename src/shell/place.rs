@@ -45,7 +45,10 @@ mod tests {
     #[test]
     fn a_small_window_is_in_the_middle_and_a_huge_one_in_the_corner() {
         assert_eq!(centred(area(), (40, 80).into()), Point::from((400, 250)));
-        assert_eq!(centred(area(), (i32::MAX, i32::MAX).into()), Point::from((100, 50)));
+        assert_eq!(
+            centred(area(), (i32::MAX, i32::MAX).into()),
+            Point::from((100, 50))
+        );
     }
 
     #[test]
@@ -53,6 +56,9 @@ mod tests {
         let zero = Size::from((0, 0));
         assert_eq!(Placement::of(false, zero, zero), Placement::Full);
         assert_eq!(Placement::of(true, zero, zero), Placement::Centred);
-        assert_eq!(Placement::of(false, (10, 10).into(), (10, 10).into()), Placement::Centred);
+        assert_eq!(
+            Placement::of(false, (10, 10).into(), (10, 10).into()),
+            Placement::Centred
+        );
     }
 }
