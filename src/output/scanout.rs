@@ -47,7 +47,9 @@ pub fn allocate(
     (width, height): (u32, u32),
     software: bool,
 ) -> Result<Vec<ScanoutBuffer>, ScanoutError> {
-    (0..BUFFERS).map(|_| allocate_one(fd, gbm, (width, height), software)).collect()
+    (0..BUFFERS)
+        .map(|_| allocate_one(fd, gbm, (width, height), software))
+        .collect()
 }
 
 fn allocate_one(
@@ -73,16 +75,27 @@ fn allocate_one(
     } else {
         let mut allocator = GbmAllocator::new(gbm.clone(), flags);
         allocator
-            .create_buffer_with_flags(width, height, FORMAT, &[Modifier::Invalid, Modifier::Linear], flags)
+            .create_buffer_with_flags(
+                width,
+                height,
+                FORMAT,
+                &[Modifier::Invalid, Modifier::Linear],
+                flags,
+            )
             .map_err(|error| failed("no scanout buffer")(&error))?
     };
     let framebuffer = Framebuffer::from_gbm(fd, &buffer, true)
         .map_err(|error| failed("no framebuffer")(&error))?;
     let dmabuf = match software {
         true => linear_dmabuf(fd, &buffer).map_err(|error| failed("no export")(&error))?,
-        false => buffer.export().map_err(|error| failed("no export")(&error))?,
+        false => buffer
+            .export()
+            .map_err(|error| failed("no export")(&error))?,
     };
-    Ok(ScanoutBuffer { dmabuf, framebuffer })
+    Ok(ScanoutBuffer {
+        dmabuf,
+        framebuffer,
+    })
 }
 
 /// The buffer's dma-buf, labelled as what it is: it was asked for as LINEAR, but GBM's software backend does not say so.
@@ -91,7 +104,12 @@ fn linear_dmabuf(fd: &DrmDeviceFd, buffer: &GbmBuffer) -> std::io::Result<Dmabuf
     let invalid = || std::io::Error::other("the buffer has no plane");
     let handle = drm::buffer::Buffer::handle(buffer);
     let fd = fd.buffer_to_prime_fd(handle, drm_ffi::DRM_CLOEXEC | drm_ffi::DRM_RDWR)?;
-    let mut builder = Dmabuf::builder(buffer.size(), FORMAT, Modifier::Linear, DmabufFlags::empty());
+    let mut builder = Dmabuf::builder(
+        buffer.size(),
+        FORMAT,
+        Modifier::Linear,
+        DmabufFlags::empty(),
+    );
     builder.add_plane(fd, 0, buffer.offset(0), buffer.stride());
     builder.build().ok_or_else(invalid)
 }

@@ -12,5 +12,5 @@
 mod machine;
 
 mod harness;
-mod session;
 mod kms;
+mod session;
