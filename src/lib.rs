@@ -2,9 +2,22 @@
 //! controller's writeback connector and hands the frames to any number of clients by reference.
 //!
 //! The rooms of the house; a lower one never names a higher one:
-//! `main` > `compositor` > `ipc`, `apps` > `protocols` > `shell`, `input` > `output` > `render` > `capture` > `kms` >
+//! `main` > `run` > `compositor` > `apps` > `protocols` > `shell`, `input` > `output` > `render` > `capture` > `kms` >
 //! `session` > `config`.
 
+pub mod apps;
+pub mod capture;
+pub mod cli;
+pub mod compositor;
+pub mod config;
 pub mod geometry;
+pub mod input;
 pub mod kms;
+pub mod logging;
+pub mod output;
+pub mod protocols;
+pub mod render;
+pub mod run;
+pub mod session;
+pub mod shell;
 pub mod time;

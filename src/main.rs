@@ -1,2 +1,44 @@
-//! The vitrine binary.
-fn main() {}
+//! The `vitrine` program: command line, logging, exit code. Everything else is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vitrine::{
+    cli::{Cli, Command},
+    config::Config,
+    run,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        Some(Command::Probe { device }) => run::probe(device.as_deref()).map(|()| 0),
+        Some(Command::Validate { config }) => validate(config.as_deref()),
+        None => run(&cli),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("vitrine: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn validate(file: Option<&std::path::Path>) -> anyhow::Result<u8> {
+    let (_, found) = Config::find(file)?;
+    match found {
+        Some(file) => println!("{}: valid", file.display()),
+        None => println!("no configuration file; the defaults are used"),
+    }
+    Ok(0)
+}
+
+fn run(cli: &Cli) -> anyhow::Result<u8> {
+    let (config, file) = Config::find(cli.config.as_deref())?;
+    vitrine::logging::start(&config.log, cli.log.as_deref())?;
+    if let Some(file) = file {
+        tracing::info!(target: "vitrine", file = %file.display(), "configuration read");
+    }
+    run::run(config, cli.socket.as_deref(), &cli.app)
+}

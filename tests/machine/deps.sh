@@ -15,10 +15,11 @@ packages=(
 )
 
 missing() {
-    local name
-    for name in "${packages[@]}"; do
-        [[ $(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || printf '%s\n' "$name"
-    done
+    # It fails, and says nothing of them, when some are unknown to it: that is the question.
+    local installed
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null || true)
+    printf '%s\n' "${packages[@]}" | sort -u |
+        comm -23 - <(sed -n 's/^installed //p' <<<"$installed" | sort -u)
 }
 
 command -v dpkg-query >/dev/null || {

@@ -5,7 +5,7 @@ use std::{
     env,
     fmt::Write as _,
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom, Write as _},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -35,6 +35,8 @@ const CONSOLE: &str = "console.log";
 pub(super) const PASSED: &str = "passed";
 
 const TICK: Duration = Duration::from_millis(10);
+/// What the guest's own watchdog has, which can tell more, before the host's takes over.
+const GRACE: Duration = Duration::from_secs(10);
 /// How much of each log a report quotes.
 const QUOTED_LINES: usize = 40;
 
@@ -59,7 +61,7 @@ pub(super) fn run(machine: &Machine, test: &str) -> Result<PathBuf, String> {
             linux.display()
         )
     })?;
-    let ended = running.watch(machine.timeout, &out);
+    let ended = running.watch(machine.timeout + GRACE, &out);
     drop(running);
 
     let what = match (ended, fs::read_to_string(out.join(RESULT))) {
@@ -68,9 +70,14 @@ pub(super) fn run(machine: &Machine, test: &str) -> Result<PathBuf, String> {
         (true, Err(_)) => "the machine went down before the test ended (a kernel panic, or the \
                            test was not found under its name)"
             .to_owned(),
-        (false, Err(_)) => format!("the machine hangs: no end after {:?}", machine.timeout),
+        (false, Err(_)) => format!("{}, nor did the kernel react", hangs(machine.timeout)),
     };
     Err(report(test, &what, &out))
+}
+
+/// What a result says of a body that took too long.
+pub(super) fn hangs(timeout: Duration) -> String {
+    format!("the machine hangs: no end after {timeout:?}")
 }
 
 /// Where `make kernel` left the program.
@@ -130,6 +137,8 @@ fn command(machine: &Machine, test: &str, linux: &Path, out: &Path) -> io::Resul
             "ssl=null",
             "earlyprintk",
             "keep_bootcon",
+            // Said here, or user-mode Linux appends it, to our arguments.
+            "console=tty0",
         ])
         .arg(format!("uml_dir={}", out.display()))
         .args(["umid=uml"])
@@ -142,14 +151,16 @@ fn command(machine: &Machine, test: &str, linux: &Path, out: &Path) -> io::Resul
             "vkms.enable_writeback=1",
             "vkms.enable_cursor=1",
         ]);
-    if machine.fast || machine.cpus > 1 {
-        command
-            .arg("seccomp=on")
-            .arg(format!("ncpus={}", machine.cpus));
-    }
+    // `auto` falls back to ptrace where the host (a strict container) allows no seccomp filters;
+    // more than one CPU is not to be had without them.
+    match (machine.cpus, machine.fast) {
+        (1, true) => command.arg("seccomp=auto"),
+        (1, false) => command.arg("seccomp=off"),
+        (cpus, _) => command.args(["seccomp=on".to_owned(), format!("ncpus={cpus}")]),
+    };
     command.arg(format!("{GUEST}={}", out.display())).arg("--");
-    match &machine.args {
-        Some(args) => command.args(args),
+    match &machine.program {
+        Some((_, args)) => command.args(args),
         None => command.args([
             "--exact",
             test,
@@ -218,6 +229,7 @@ impl Running {
         loop {
             let ended = self.has_ended();
             print!("{}", stdout.news());
+            let _ = io::stdout().flush();
             eprint!("{}", stderr.news());
             if ended || started.elapsed() > timeout {
                 return ended;

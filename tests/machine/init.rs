@@ -46,6 +46,10 @@ pub(super) fn run<R: Outcome>(machine: &Machine, body: impl FnOnce(&Guest) -> R)
         Err(_) => panics.last(),
     };
     let _ = std::io::stdout().flush();
+    finish(&result)
+}
+
+fn finish(result: &str) -> ! {
     if let Err(error) = fs::write(Path::new(OUT).join(host::RESULT), result) {
         last_words(&format!("the result cannot be written: {error}"));
     }
@@ -60,10 +64,10 @@ fn prepare(machine: &Machine) -> Result<()> {
     rustix::stdio::dup2_stdout(open_log(&out.join(host::STDOUT))?)?;
     rustix::stdio::dup2_stderr(open_log(&out.join(host::STDERR))?)?;
     take_environment(machine)?;
-    let patience = machine.timeout * 9 / 10;
+    let timeout = machine.timeout;
     thread::Builder::new()
         .name("watchdog".to_owned())
-        .spawn(move || watchdog(patience))?;
+        .spawn(move || watchdog(timeout))?;
     Ok(())
 }
 
@@ -199,32 +203,29 @@ impl Panics {
     }
 }
 
-/// Shortly before the host loses its patience: who is there, and what do they wait for?
-fn watchdog(patience: Duration) {
-    thread::sleep(patience);
-    eprintln!("still running after {patience:?}:");
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let dir = entry.path();
-        // Kernel threads have no command line.
-        let command = fs::read(dir.join("cmdline")).unwrap_or_default();
-        if command.is_empty() {
-            continue;
-        }
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        let status = fs::read_to_string(dir.join("status")).unwrap_or_default();
+/// Ends a machine whose body does not end, saying who is there. The host has a watchdog too, for
+/// a kernel that hangs.
+fn watchdog(timeout: Duration) {
+    thread::sleep(timeout);
+    eprintln!("still running after {timeout:?}:");
+    let pids = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    for pid in pids {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        let status = String::from_utf8_lossy(&read("status")).into_owned();
         let state = status
             .lines()
             .find_map(|line| line.strip_prefix("State:"))
-            .unwrap_or("?");
-        let waits_in = fs::read_to_string(dir.join("wchan")).unwrap_or_default();
-        eprintln!(
-            "{}{state} {waits_in}  {command}",
-            entry.file_name().to_string_lossy()
-        );
+            .unwrap_or_default();
+        // Kernel threads have no command line.
+        if !command.is_empty() {
+            eprintln!("{pid} {state} {command}");
+        }
     }
+    finish(&host::hangs(timeout))
 }
 
 /// Something to the kernel's log, which the host reads: nothing else may work yet.

@@ -48,10 +48,13 @@ mirror() {
         printf '%s\n' "$VITRINE_DEBIAN_MIRROR"
         return
     fi
-    # No pipe into head: apt-get would die of the closed pipe and take the script with it.
-    local uris
+    local suites='bookworm|trixie|stable|oldstable' uris
     uris=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
-        awk '$2 ~ /^(bookworm|trixie|stable|oldstable)$/ && $1 !~ /security/ { print $1 }')
+        awk -v suites="^($suites)$" '$2 ~ suites && $1 !~ /security/ { print $1 }')
+    # Images are often shipped without the lists; then apt can only say what it would fetch.
+    [[ -n $uris ]] || uris=$(apt-get --print-uris update |
+        sed -nE "/security/d; s,^'([^']+)/dists/($suites)/InRelease' .*,\1/,p")
+    # No pipe into head: apt-get would die of the closed pipe and take the script with it.
     printf '%s\n' "${uris%%$'\n'*}"
 }
 
@@ -61,7 +64,7 @@ private_apt() {
     local program=$1
     shift
     "$program" -q -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- \
-        -o Dir::Etc::preferences=- -o Dir::Etc::preferencesparts=- \
+        -o Dir::Etc::preferences=- -o Dir::Etc::preferencesparts="$work/empty" \
         -o Dir::State::lists="$work/lists" -o Dir::Cache="$work/cache" \
         -o APT::Sandbox::User=root "$@"
 }
@@ -72,7 +75,7 @@ get_source() {
     uri=$(mirror)
     [[ -n $uri ]] || die "apt's configuration names no Debian mirror; set VITRINE_DEBIAN_MIRROR to one"
     [[ -r $keyring ]] || die "$keyring is missing; install debian-archive-keyring"
-    mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/source"
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/source" "$work/empty"
     printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$uri" "$suite" >"$work/sources.list"
 
     say "reading the index of $suite"

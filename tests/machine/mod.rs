@@ -69,7 +69,7 @@ pub struct Machine {
     services: bool,
     timeout: Duration,
     env: Vec<(String, String)>,
-    args: Option<Vec<String>>,
+    program: Option<(String, Vec<String>)>,
 }
 
 impl Default for Machine {
@@ -84,7 +84,7 @@ impl Default for Machine {
             services: true,
             timeout: Duration::from_secs(120),
             env: Vec::new(),
-            args: None,
+            program: None,
         }
     }
 }
@@ -115,7 +115,8 @@ impl Machine {
         self
     }
 
-    /// One or two CPUs (1).
+    /// One or two CPUs (1). With two, programs run side by side, but waking a thread on the other
+    /// CPU can take until its next timer tick, 10 ms: not for tests of latency or rate.
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
         self
@@ -146,10 +147,14 @@ impl Machine {
         self
     }
 
-    /// What this program is given as arguments in the guest, where it is not a test that libtest
-    /// runs by its name.
-    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.args = Some(args.into_iter().map(Into::into).collect());
+    /// For a program that is not a test: `name` stands for the test's, and `args` are what the
+    /// program is given in the guest.
+    pub fn program<S: Into<String>>(
+        mut self,
+        name: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.program = Some((name.to_owned(), args.into_iter().map(Into::into).collect()));
         self
     }
 
@@ -190,7 +195,10 @@ impl<E: fmt::Debug> Outcome for Result<(), E> {
 /// ran longer than [`Machine::timeout`]. The message says what happened and quotes the logs.
 #[track_caller]
 pub fn boot<R: Outcome>(machine: Machine, body: impl FnOnce(&Guest) -> R) -> PathBuf {
-    let test = test_name(std::thread::current().name(), type_name_of_val(&body));
+    let test = match &machine.program {
+        Some((name, _)) => name.clone(),
+        None => test_name(std::thread::current().name(), type_name_of_val(&body)),
+    };
     if in_guest() {
         init::run(&machine, body);
     }

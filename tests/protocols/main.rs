@@ -1,1 +1,23 @@
-//! x
+//! Rules of the capture protocols and bad inputs, checked with the real server code and a real wayland-client in one
+//! process over a socket pair: no kernel, no display.
+#![allow(
+    missing_docs,
+    reason = "a test program has no readers of its documentation"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that panics says what is wrong"
+)]
+
+mod bad_wire;
+mod client;
+mod copy_deaths;
+mod copy_errors;
+mod copy_frames;
+mod export_dmabuf;
+mod inbox;
+mod server;
+mod slots;

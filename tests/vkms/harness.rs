@@ -245,7 +245,7 @@ fn an_error_from_the_body_is_a_failure() {
 #[test]
 fn a_hang_is_reported_with_what_was_running() {
     let report = failure_of(|| {
-        let machine = Machine::default().services(false).timeout(SECOND * 5);
+        let machine = Machine::default().services(false).timeout(SECOND * 2);
         machine::boot(machine, |guest| {
             let mut sleeper = Command::new("sleep");
             sleeper.arg("98765");

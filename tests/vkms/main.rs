@@ -13,3 +13,4 @@ mod machine;
 
 mod harness;
 mod kms;
+mod session;

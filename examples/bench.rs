@@ -1,0 +1,286 @@
+//! What capture costs a compositor: N clients for each of N = 1, 2, 4, 8 watch an output on which a
+//! painter draws; the table says what each client got and what the compositor paid.
+//!
+//! Runs against any compositor (WAYLAND_DISPLAY), or with Vitrine on the test machine (`--vkms`, the
+//! default where there is no WAYLAND_DISPLAY). The clients are processes of their own, so that the
+//! compositor's CPU is its own. On vkms, composition and writeback run in threads of the kernel: a
+//! display controller does this in hardware, and it is in no process's bill here either.
+
+#[path = "../tests/clients/mod.rs"]
+mod clients;
+#[path = "../tests/machine/mod.rs"]
+mod machine;
+mod stage;
+
+use std::{
+    collections::BTreeSet,
+    env,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{ensure, Context, Result};
+use clap::Parser;
+use clients::{
+    clock::{self, percentile},
+    programs::{self, Protocol, CAPTURE, PAINTER},
+    CaptureStats, Client,
+};
+use machine::{Machine, Output, SECOND};
+use stage::{Cpu, Progress, Stage};
+
+/// Measures what capture clients get and what they cost the compositor.
+#[derive(Parser, Clone)]
+struct Arguments {
+    /// Boot the test machine with Vitrine, whatever WAYLAND_DISPLAY says
+    #[arg(long)]
+    vkms: bool,
+    /// Which protocols, in turn
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "export,copy")]
+    protocol: Vec<Protocol>,
+    /// How many clients, in turn
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
+    clients: Vec<usize>,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// The screen's mode on the test machine
+    #[arg(long, default_value = "640x480")]
+    mode: String,
+    /// The compositor's process (default: who listens at the socket)
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Draw nothing: something else moves on the screen
+    #[arg(long)]
+    no_painter: bool,
+}
+
+fn main() -> Result<()> {
+    if let Some(result) = programs::run_if_asked() {
+        return result;
+    }
+    let arguments = Arguments::parse();
+    if machine::in_guest() || arguments.vkms || env::var_os("WAYLAND_DISPLAY").is_none() {
+        return bench(&arguments);
+    }
+    let client = Client::from_env()?;
+    let pid = match arguments.pid {
+        Some(pid) => pid,
+        None => client
+            .server_pid()
+            .context("the compositor's process; name it with --pid")?,
+    };
+    let directory = stage::target().join("bench");
+    measure_all(&arguments, &client, pid, &directory)
+}
+
+/// Runs on both sides of the machine: see [`machine::boot`].
+fn bench(arguments: &Arguments) -> Result<()> {
+    let rows = arguments.protocol.len() * (arguments.clients.len() + 1);
+    let each = arguments.seconds + 30.0;
+    let timeout = SECOND * 60 + Duration::from_secs_f64(each) * rows as u32;
+    let machine = Machine::default()
+        .output(Output::new())
+        .memory_mib(1024)
+        .timeout(timeout)
+        .program("bench", env::args().skip(1));
+    let progress = if machine::in_guest() {
+        None
+    } else {
+        stage::build_vitrine()?;
+        println!("booting the test machine");
+        Some(Progress::of("bench"))
+    };
+    let arguments = arguments.clone();
+    machine::boot(machine, move |guest| -> Result<()> {
+        let stage = Stage::start(guest, &arguments.mode, &[])?;
+        let pid = stage.vitrine.pid();
+        measure_all(&arguments, &stage.client, pid, &guest.out().join("bench"))?;
+        for counters in stage.end() {
+            println!(
+                "\nthe whole time on {}: {} flips, {} writeback jobs, {} frames published, {} \
+                 skipped, {} lost, {} modesets",
+                counters.get("output"),
+                counters.get("flips"),
+                counters.get("jobs"),
+                counters.get("published"),
+                counters.get("skipped"),
+                counters.get("lost"),
+                counters.get("modesets"),
+            );
+        }
+        Ok(())
+    });
+    drop(progress);
+    Ok(())
+}
+
+fn measure_all(arguments: &Arguments, client: &Client, pid: u32, directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let output = client.output(None)?;
+    let (width, height) = output.mode;
+    println!(
+        "{} {width}x{height}, compositor is process {pid}",
+        output.name
+    );
+    let _painter = match arguments.no_painter {
+        true => None,
+        false => Some(Running::start(programs::command(PAINTER)?)?),
+    };
+    let length = Duration::from_secs_f64(arguments.seconds);
+    std::thread::sleep(SECOND);
+    let before = Cpu::of(pid)?;
+    std::thread::sleep(length);
+    let idle = Cpu::of(pid)?.since(before);
+    println!(
+        "without capture: {:.1} % of a CPU, {:.1} % in the main thread\n",
+        100.0 * idle.process.as_secs_f64() / length.as_secs_f64(),
+        100.0 * idle.main.as_secs_f64() / length.as_secs_f64(),
+    );
+    println!("protocol     N   frames/client   frames/s   flip to ready, ms   CPU ms/frame   of it main   to N=1");
+    println!("                   min     max               median      p99");
+    for &protocol in &arguments.protocol {
+        let mut first = None;
+        for &number in &arguments.clients {
+            let row = Row::measure(protocol, number, length, pid, directory)
+                .with_context(|| format!("{protocol:?} with {number} clients"))?;
+            let one = *first.get_or_insert(row.cpu_per_frame());
+            row.print(protocol, one);
+        }
+    }
+    println!(
+        "\nCPU per frame: what the compositor's process used for all its work, drawing included, by the \
+         number of different frames\nthat its clients got; measured for {} s each.",
+        arguments.seconds
+    );
+    Ok(())
+}
+
+/// One line of the table: what happened between two looks at the compositor's CPU time.
+struct Row {
+    clients: usize,
+    length: Duration,
+    frames: Vec<usize>,
+    distinct: usize,
+    latencies: Vec<Duration>,
+    cpu: Cpu,
+}
+
+impl Row {
+    fn measure(
+        protocol: Protocol,
+        clients: usize,
+        length: Duration,
+        pid: u32,
+        directory: &Path,
+    ) -> Result<Self> {
+        let warm = Duration::from_secs(1);
+        let all = length + warm * 2;
+        let files: Vec<PathBuf> = (0..clients)
+            .map(|i| directory.join(format!("{protocol:?}-{clients}-{i}.txt")))
+            .collect();
+        let mut running = Vec::new();
+        for file in &files {
+            let _ = std::fs::remove_file(file);
+            running.push(Running::start(capture_command(protocol, file, all)?)?);
+        }
+        std::thread::sleep(warm);
+        let (begin, before) = (clock::now(), Cpu::of(pid)?);
+        std::thread::sleep(length);
+        let (end, cpu) = (clock::now(), Cpu::of(pid)?.since(before));
+        for mut client in running {
+            client.wait(all + SECOND * 25)?;
+        }
+        let mut row = Self {
+            clients,
+            length: end - begin,
+            frames: Vec::new(),
+            distinct: 0,
+            latencies: Vec::new(),
+            cpu,
+        };
+        let mut seen = BTreeSet::new();
+        for file in &files {
+            let stats = CaptureStats::load(file).with_context(|| file.display().to_string())?;
+            let inside = stats
+                .presented
+                .iter()
+                .zip(&stats.latencies)
+                .filter(|(presented, latency)| (begin..end).contains(&(**presented + **latency)));
+            let before = row.latencies.len();
+            for (presented, latency) in inside {
+                seen.insert(*presented);
+                row.latencies.push(*latency);
+            }
+            row.frames.push(row.latencies.len() - before);
+        }
+        row.distinct = seen.len();
+        ensure!(
+            row.distinct > 0,
+            "no client got a frame: does anything move on the screen?"
+        );
+        Ok(row)
+    }
+
+    /// In milliseconds.
+    fn cpu_per_frame(&self) -> f64 {
+        self.cpu.process.as_secs_f64() * 1e3 / self.distinct as f64
+    }
+
+    fn print(&self, protocol: Protocol, one: f64) {
+        println!(
+            "{:<11} {:>2}  {:>6}  {:>6}  {:>9.1}  {:>10.2}  {:>8.2}  {:>11.2}  {:>11.2}  {:>7.2}",
+            protocol.name(),
+            self.clients,
+            self.frames.iter().min().copied().unwrap_or(0),
+            self.frames.iter().max().copied().unwrap_or(0),
+            self.distinct as f64 / self.length.as_secs_f64(),
+            percentile(&self.latencies, 50).as_secs_f64() * 1e3,
+            percentile(&self.latencies, 99).as_secs_f64() * 1e3,
+            self.cpu_per_frame(),
+            self.cpu.main.as_secs_f64() * 1e3 / self.distinct as f64,
+            self.cpu_per_frame() / one,
+        );
+    }
+}
+
+fn capture_command(protocol: Protocol, file: &Path, length: Duration) -> Result<Command> {
+    let mut command = programs::command(CAPTURE)?;
+    command.arg("--quiet").arg("--out").arg(file);
+    command.args(["--duration", &length.as_secs_f64().to_string()]);
+    command.args(["--protocol", protocol.name()]);
+    Ok(command)
+}
+
+/// A client process; killed if it is still there at the end.
+struct Running(Child);
+
+impl Running {
+    fn start(mut command: Command) -> Result<Self> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        Ok(Self(child.with_context(|| format!("{command:?}"))?))
+    }
+
+    fn wait(&mut self, patience: Duration) -> Result<()> {
+        let deadline = clock::now() + patience;
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                ensure!(
+                    status.success(),
+                    "a capture client ended with {status}; see above"
+                );
+                return Ok(());
+            }
+            ensure!(clock::now() < deadline, "a capture client does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,215 @@
+//! What the demo and the benchmark share: Vitrine on the test machine, progress on the terminal,
+//! and the CPU time of a process.
+#![allow(dead_code, reason = "each program uses a part of it")]
+
+use std::{
+    env, fs,
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{ensure, Context, Result};
+
+use crate::{
+    clients::{stats::key_values, Client},
+    machine::{Guest, Proc, SECOND},
+};
+
+/// The display that Vitrine is told to open.
+const SOCKET: &str = "wayland-stage";
+
+/// The program that is shown: beside the examples' directory.
+pub fn vitrine_binary() -> Result<PathBuf> {
+    let me = env::current_exe().context("the path of this program")?;
+    let profile = me.ancestors().nth(2).context("the build directory")?;
+    Ok(profile.join("vitrine"))
+}
+
+/// Builds Vitrine in the profile of this program: `cargo run --example` builds only the example.
+pub fn build_vitrine() -> Result<()> {
+    if let Some(cargo) = env::var_os("CARGO") {
+        let mut build = Command::new(cargo);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        build.args(["build", "--quiet", "--bin", "vitrine"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        ensure!(
+            build.status()?.success(),
+            "vitrine does not build; see above"
+        );
+    }
+    let binary = vitrine_binary()?;
+    ensure!(
+        binary.exists(),
+        "{} is missing; run `cargo build --bin vitrine`, or this program by `cargo run`",
+        binary.display()
+    );
+    Ok(())
+}
+
+/// Vitrine running in the guest.
+pub struct Stage {
+    /// The compositor.
+    pub vitrine: Proc,
+    /// A connection, for looking at the outputs.
+    pub client: Client,
+}
+
+impl Stage {
+    /// Starts Vitrine with this mode and application and waits until it takes clients. The clients
+    /// of this process and its children find it by WAYLAND_DISPLAY.
+    pub fn start(guest: &Guest, mode: &str, app: &[&str]) -> Result<Self> {
+        let config = guest.out().join("compositor.toml");
+        fs::write(
+            &config,
+            format!("[[output]]\nconnector = \"*\"\nmode = \"{mode}\"\n"),
+        )?;
+        let mut command = Command::new(vitrine_binary()?);
+        command.arg("-c").arg(&config).args(["--socket", SOCKET]);
+        command.env("NO_COLOR", "1");
+        if env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "info");
+        }
+        if !app.is_empty() {
+            command.arg("--").args(app);
+        }
+        let mut vitrine = guest.spawn("vitrine", command);
+        env::set_var("WAYLAND_DISPLAY", SOCKET);
+        let patience = SECOND * 30;
+        let client = Client::connect_when_ready(SOCKET, patience).or_else(|error| {
+            vitrine.try_exit();
+            anyhow::bail!("{error}; vitrine said:\n{}", vitrine.log())
+        })?;
+        Ok(Self { vitrine, client })
+    }
+
+    /// Asks Vitrine to end and gives the counters of its summary, per output in the log's order.
+    pub fn end(mut self) -> Vec<Counters> {
+        self.vitrine.signal(crate::machine::Signal::TERM);
+        self.vitrine.wait_exit(SECOND * 20);
+        let log = self.vitrine.log();
+        let lines = log.lines().filter(|line| line.contains("vitrine::stats"));
+        lines.map(|line| Counters(key_values(line))).collect()
+    }
+}
+
+/// Counters of one output.
+pub struct Counters(std::collections::BTreeMap<String, String>);
+
+impl Counters {
+    /// The counter as printed, or `?` where this Vitrine has none of that name.
+    pub fn get(&self, key: &str) -> &str {
+        self.0.get(key).map_or("?", String::as_str)
+    }
+}
+
+/// CPU time that a process has used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cpu {
+    /// All threads, also those that have ended.
+    pub process: Duration,
+    /// The main thread: the event loop of a compositor.
+    pub main: Duration,
+}
+
+impl Cpu {
+    /// Up to now. It counts in the kernel's ticks of 10 ms.
+    pub fn of(pid: u32) -> Result<Self> {
+        Ok(Self {
+            process: cpu_time(&format!("/proc/{pid}/stat"))?,
+            main: cpu_time(&format!("/proc/{pid}/task/{pid}/stat"))?,
+        })
+    }
+
+    /// Since an earlier look.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            process: self.process.saturating_sub(earlier.process),
+            main: self.main.saturating_sub(earlier.main),
+        }
+    }
+}
+
+/// Ticks a second in /proc, the same on all of Linux' architectures but one that is gone.
+const USER_HZ: u32 = 100;
+
+/// utime and stime of a stat file, which come 14th and 15th. The name in parentheses before them may
+/// hold anything.
+fn cpu_time(path: &str) -> Result<Duration> {
+    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let (_, rest) = text
+        .rsplit_once(')')
+        .with_context(|| format!("{path}: {text}"))?;
+    let ticks: u64 = rest
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|n| n.parse::<u64>().ok())
+        .sum();
+    Ok(Duration::from_secs(ticks) / USER_HZ)
+}
+
+/// Shows what the guest prints while it runs, until it is dropped.
+pub struct Progress {
+    over: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Progress {
+    /// Of the machine that [`crate::machine::boot`] calls `name`.
+    pub fn of(name: &str) -> Self {
+        let log = target().join("machine").join(name).join("stdout.log");
+        // An old one would be shown before the machine makes its own.
+        let _ = fs::remove_file(&log);
+        let over = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&over);
+        let thread = thread::spawn(move || {
+            let mut shown = 0;
+            loop {
+                let last = stop.load(Ordering::Relaxed);
+                shown += show_from(&log, shown).unwrap_or(0);
+                if last {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Self {
+            over,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn show_from(log: &Path, shown: u64) -> std::io::Result<u64> {
+    let mut file = fs::File::open(log)?;
+    file.seek(SeekFrom::Start(shown))?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(&text)?;
+    out.flush()?;
+    Ok(text.len() as u64)
+}
+
+/// The checkout's target directory.
+pub fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target")
+}

@@ -1,0 +1,92 @@
+//! Damage-limited copies of frames into client memory, on worker threads.
+//!
+//! Knows neither Wayland nor the clients: a [`CopyTarget`] is bytes with a layout, which may be missing or fail at any
+//! moment (a client may shrink its pool during the copy).
+
+mod pixels;
+mod pool;
+
+use std::io;
+
+use drm_fourcc::DrmFourcc;
+
+use crate::{capture::lease::Lease, geometry::Rect};
+
+pub use self::{pixels::can_convert, pool::CopyPool};
+
+/// How the pixels of a target lie in its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetLayout {
+    /// Pixels in a row; must be the frame's.
+    pub width: u32,
+    /// Rows; must be the frame's.
+    pub height: u32,
+    /// Pixel format; see [`can_convert`].
+    pub fourcc: DrmFourcc,
+    /// Bytes from one row to the next.
+    pub stride: u32,
+    /// Bytes from the start of what `with_bytes` gives to the first pixel.
+    pub offset: u32,
+}
+
+/// Memory that a frame is copied to.
+pub trait CopyTarget: Send {
+    /// How the pixels lie in the bytes.
+    fn layout(&self) -> TargetLayout;
+
+    /// Calls `f` once with all bytes of the target.
+    ///
+    /// # Errors
+    /// The memory is gone or failed while it was written (SIGBUS); then nothing is known of what it holds.
+    fn with_bytes(&mut self, f: &mut dyn FnMut(&mut [u8])) -> Result<(), CopyError>;
+}
+
+/// One copy.
+pub struct CopyJob {
+    /// The frame; released when the copy is made, before `done`.
+    pub lease: Lease,
+    /// The pixels to be copied; what is outside of the frame is ignored.
+    pub rects: Vec<Rect>,
+    /// Where to.
+    pub target: Box<dyn CopyTarget>,
+    /// Is called exactly once, on a worker thread, or on the submitting one if the job was refused. Must be short and not
+    /// block: send a message to the event loop.
+    pub done: Box<dyn FnOnce(Result<CopyReport, CopyError>) + Send>,
+}
+
+/// What a copy did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CopyReport {
+    /// Bytes written.
+    pub bytes: u64,
+    /// Rectangles copied.
+    pub rects: u32,
+}
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The target does not fit the frame. The client must make another buffer.
+    #[error("the buffer does not fit the frame: {0}")]
+    BufferConstraints(String),
+    /// Reading the frame or writing the target failed.
+    #[error("the copy failed: {0}")]
+    Io(#[from] io::Error),
+    /// The frame was taken back during the copy.
+    #[error("the frame was taken back during the copy")]
+    Void,
+    /// Too many copies wait, or the pool is shut down.
+    #[error("too many copies wait already")]
+    Busy,
+    /// The worker hit a defect of the compositor; the log has more.
+    #[error("the copy worker failed; this is a defect of the compositor")]
+    Panicked,
+}
+
+impl CopyError {
+    /// Whether a buffer that fits the current constraints would have worked: the protocols' `buffer_constraints`. All
+    /// others are `unknown`.
+    pub fn is_constraints(&self) -> bool {
+        matches!(self, CopyError::BufferConstraints(_))
+    }
+}

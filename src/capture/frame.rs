@@ -1,0 +1,81 @@
+//! What a frame is, and what the room needs from the memory that it lies in.
+
+use std::{fmt::Debug, io, os::fd::OwnedFd};
+
+use drm_fourcc::{DrmFourcc, DrmModifier};
+
+use crate::{
+    capture::ids::{FrameSeq, SlotId},
+    geometry::Rect,
+    time::Time,
+};
+
+/// Who wrote the pixels of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Producer {
+    /// The display controller's writeback connector: everything that is on the screen.
+    Writeback,
+    /// The compositor's renderer: what the compositor itself put on the screen.
+    Render,
+}
+
+/// How the pixels of a slot lie in its memory. There is one memory plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameFormat {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Pixel format.
+    pub fourcc: DrmFourcc,
+    /// Layout of the pixels; writeback connectors only write linear ones.
+    pub modifier: DrmModifier,
+    /// Bytes from one row to the next.
+    pub stride: u32,
+    /// Bytes from the start of the memory to the first pixel.
+    pub offset: u32,
+}
+
+impl FrameFormat {
+    /// The rectangle of all pixels. Sizes past `i32::MAX` saturate; no buffer of that size exists.
+    pub fn full(&self) -> Rect {
+        let side = |pixels: u32| i32::try_from(pixels).unwrap_or(i32::MAX);
+        Rect::from_size((side(self.width), side(self.height)).into())
+    }
+}
+
+/// A published frame: which picture it is, where it lies, and what changed. It does not keep the slot; a
+/// [`Lease`](crate::capture::Lease) does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FrameInfo {
+    /// Its number on this output.
+    pub seq: FrameSeq,
+    /// Where it lies.
+    pub slot: SlotId,
+    /// Who wrote it.
+    pub producer: Producer,
+    /// When the flip that it shows was presented.
+    pub presented: Time,
+    /// How its pixels lie in memory.
+    pub format: FrameFormat,
+    /// What changed since the previously published frame. What changed for one session comes with its delivery.
+    pub damage: Vec<Rect>,
+}
+
+/// The memory of a slot. `output/` implements it over a GBM buffer and its dma-buf.
+pub trait SlotMemory: Send + Sync + Debug {
+    /// A new read-only dma-buf descriptor of the memory.
+    ///
+    /// # Errors
+    /// The process or the system has no descriptor left, or the driver refuses.
+    fn export(&self) -> io::Result<OwnedFd>;
+
+    /// Calls `f` once with all bytes of the memory, in sync with what the hardware wrote.
+    ///
+    /// # Errors
+    /// The memory cannot be mapped or synced; `f` was not called then.
+    fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()>;
+
+    /// Whether no GPU or device still reads the memory (the dma-buf's read fences are idle). Never blocks.
+    fn readers_idle(&self) -> bool;
+}

@@ -1,0 +1,40 @@
+//! The capture room: who gets which picture of an output, from which slot of its ring, and when the slot may be
+//! written again.
+//!
+//! Everything but [`copy`] is a decision and not I/O: data in, data out, and the time is an argument. The room knows
+//! neither Wayland nor DRM ioctls. `output/` feeds it with what the display did (commits, fences) and asks it before
+//! each commit whether the frame is wanted; `protocols/` feeds it with what clients want and carries the
+//! [`CaptureEvent`]s to them. Memory reaches it only through [`SlotMemory`] and [`copy::CopyTarget`].
+//!
+//! - [`ring`]: the slot state machine: leases, pinned newest, draining, quarantine, generations.
+//! - [`OutputCapture`]: one per output; sessions, requests and damage around the ring.
+//! - [`lease`]: the RAII handle on a frame. Dropping it is the release.
+//! - [`copy`]: damage-limited copies into client memory on worker threads.
+
+pub mod copy;
+mod damage;
+mod frame;
+mod ids;
+mod jobs;
+pub mod lease;
+mod output_capture;
+mod requests;
+pub mod ring;
+mod session;
+pub mod stats;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    copy::{CopyError, CopyJob, CopyPool, CopyReport, CopyTarget, TargetLayout},
+    damage::DamageSet,
+    frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
+    ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId},
+    jobs::Completion,
+    lease::Lease,
+    output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},
+    requests::{RequestError, MAX_WAITING},
+    session::SessionKind,
+    stats::{CaptureStats, ClientStats},
+};

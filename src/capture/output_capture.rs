@@ -1,0 +1,478 @@
+//! The capture of one output: its ring, the sessions that look at it, and what they are told.
+//!
+//! `output/` owns one of these per screen and calls, in this order of life: [`OutputCapture::set_buffers`] when the mode is
+//! set; before each commit [`OutputCapture::demand`] and [`OutputCapture::arm`]; after each commit
+//! [`OutputCapture::committed`]; with each fence [`OutputCapture::complete`] and its siblings; and
+//! [`OutputCapture::poll`] after any of these, when the waker was called, and at [`OutputCapture::next_deadline`].
+//! `protocols/` opens sessions, requests frames and carries the events of `poll` to the clients.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    time::Duration,
+};
+
+use tracing::{info, warn};
+
+use crate::{
+    capture::{
+        damage::DamageSet,
+        frame::{FrameFormat, FrameInfo, SlotMemory},
+        ids::{ClientId, FrameSeq, RequestId, SessionId, SlotId},
+        jobs::Job,
+        lease::{Lease, ReleaseQueue},
+        ring::{LeaseId, Limits, Ring, SlotState},
+        session::Session,
+        stats::{CaptureStats, ClientStats},
+    },
+    geometry::Rect,
+    time::Time,
+};
+
+/// The tracing target of the room.
+pub(crate) const TARGET: &str = "vitrine::capture";
+
+/// The limits of one output's capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CaptureConfig {
+    /// Buffers in the ring; at least 3: one is pinned as the newest, one is held by a reader, one is written.
+    pub ring_slots: usize,
+    /// Frames of one output that a client may hold at once; at least 1.
+    pub quota: usize,
+    /// A client that holds a frame longer gets no new one, and loses it when others starve.
+    pub hold_deadline: Duration,
+    /// So many refreshes does a slot rest after its release by a client that reads it itself.
+    pub grace_refreshes: u32,
+}
+
+impl CaptureConfig {
+    /// The least number of buffers with which one client's frame never keeps the next one from being captured.
+    pub const MIN_SLOTS: usize = 3;
+}
+
+impl Default for CaptureConfig {
+    fn default() -> Self {
+        Self {
+            ring_slots: 4,
+            quota: 2,
+            hold_deadline: Duration::from_secs(1),
+            grace_refreshes: 2,
+        }
+    }
+}
+
+/// Why buffers are no ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BufferError {
+    /// Fewer than [`CaptureConfig::MIN_SLOTS`].
+    #[error(
+        "{given} capture buffers are too few, a ring needs at least {}: raise `ring_slots`, or free memory \
+         if their allocation failed",
+        CaptureConfig::MIN_SLOTS
+    )]
+    TooFew {
+        /// How many there were.
+        given: usize,
+    },
+    /// More than a slot number can count.
+    #[error(
+        "{given} capture buffers are too many, a ring has at most {}",
+        u16::MAX
+    )]
+    TooMany {
+        /// How many there were.
+        given: usize,
+    },
+}
+
+/// Whether somebody wants the next frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// Nobody does, or a job in flight will answer all who do.
+    None,
+    /// Somebody waits for a change: capture the next commit that has damage.
+    OnDamage,
+    /// Somebody needs a frame even if nothing changes: commit for it.
+    Now,
+}
+
+/// Why a commit is not captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Skip {
+    /// [`OutputCapture::set_buffers`] was not called since the start or the last `clear_buffers`.
+    #[error("the output has no capture buffers")]
+    NoBuffers,
+    /// Nobody wants the frame.
+    #[error("nobody wants the frame")]
+    NoDemand,
+    /// All slots are held, pinned, in flight or in quarantine.
+    #[error("no slot is free")]
+    NoFreeSlot,
+    /// The only slots left rest after their release, or are still read by a GPU.
+    #[error("the released slots may still be read")]
+    Draining,
+    /// The number of the job is in use.
+    #[error("the job has a slot already")]
+    JobInUse,
+}
+
+/// What a client is to be told.
+#[derive(Debug)]
+pub enum CaptureEvent {
+    /// The frame that answers a request. The request is over.
+    Deliver {
+        /// Who asked.
+        session: SessionId,
+        /// What is answered.
+        request: RequestId,
+        /// The frame. Drop it when the client has released it, or the copy is made.
+        lease: Lease,
+        /// What changed since the frame that this session was delivered before; everything for the first one, after
+        /// [`OutputCapture::invalidate_session`] and after a change of mode.
+        damage: Vec<Rect>,
+    },
+    /// The session has held a frame past the deadline while others starve. Tell its client that the frame is void, then call
+    /// [`OutputCapture::void_told`]; only then is the slot used again. Also comes for frames of closed sessions whose lease
+    /// exists.
+    Void {
+        /// Who holds it.
+        session: SessionId,
+        /// Which frame.
+        frame: FrameSeq,
+    },
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    pub stats: ClientStats,
+    /// It was said once that this client holds frames too long.
+    overdue_logged: bool,
+    /// It was said once that a frame was taken back from this client.
+    void_logged: bool,
+}
+
+/// The capture of one output.
+#[derive(Debug)]
+pub struct OutputCapture {
+    pub(crate) config: CaptureConfig,
+    pub(crate) refresh: Duration,
+    pub(crate) format: Option<FrameFormat>,
+    pub(crate) ring: Ring,
+    pub(crate) memory: HashMap<SlotId, Arc<dyn SlotMemory>>,
+    pub(crate) newest: Option<Arc<FrameInfo>>,
+    /// In the order of their commits.
+    pub(crate) jobs: Vec<Job>,
+    /// What commits changed that no job in flight and no frame shows.
+    pub(crate) pending: DamageSet,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+    pub(crate) clients: BTreeMap<ClientId, Client>,
+    /// Of every lease whose handle exists: who holds it, and the flag that makes it void.
+    pub(crate) leases: HashMap<LeaseId, (ClientId, Arc<AtomicBool>)>,
+    pub(crate) releases: Arc<ReleaseQueue>,
+    pub(crate) stats: CaptureStats,
+    pub(crate) next_frame: u64,
+    pub(crate) next_session: u64,
+    pub(crate) next_request: u64,
+    /// Somebody waits for a slot, so that the end of a grace is worth waking up for.
+    pub(crate) blocked: bool,
+    polled: Time,
+}
+
+impl OutputCapture {
+    /// Capture of an output that has no mode yet. `refresh` is the time from one flip to the next. `waker` is called from
+    /// any thread when a lease was dropped; it should make the event loop call [`poll`](Self::poll).
+    pub fn new(
+        config: CaptureConfig,
+        refresh: Duration,
+        waker: Arc<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        Self {
+            config,
+            refresh,
+            format: None,
+            ring: Ring::new(limits(config, refresh)),
+            memory: HashMap::new(),
+            newest: None,
+            jobs: Vec::new(),
+            pending: DamageSet::new(),
+            sessions: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            leases: HashMap::new(),
+            releases: Arc::new(ReleaseQueue::new(waker)),
+            stats: CaptureStats::default(),
+            next_frame: 0,
+            next_session: 0,
+            next_request: 0,
+            blocked: false,
+            polled: Time::default(),
+        }
+    }
+
+    /// The limits.
+    pub fn config(&self) -> CaptureConfig {
+        self.config
+    }
+
+    /// The time from one flip to the next has changed; graces count in it.
+    pub fn set_refresh(&mut self, refresh: Duration) {
+        self.refresh = refresh;
+        self.ring.set_limits(limits(self.config, refresh));
+    }
+
+    /// Starts a ring of these buffers, for a new mode or format. Slot `index` is `buffers[index]`. Sessions start anew: their
+    /// waiting requests get a first frame. Jobs in flight end as usual but are not published; held frames stay readable
+    /// until their last lease, and nothing older is written again. Returns the generation of the new slots.
+    ///
+    /// # Errors
+    /// Too few buffers, or too many for slot numbers. Nothing has changed then.
+    pub fn set_buffers(
+        &mut self,
+        format: FrameFormat,
+        buffers: Vec<Arc<dyn SlotMemory>>,
+        now: Time,
+    ) -> Result<u32, BufferError> {
+        let given = buffers.len();
+        if given < CaptureConfig::MIN_SLOTS {
+            return Err(BufferError::TooFew { given });
+        }
+        let size = u16::try_from(given).map_err(|_| BufferError::TooMany { given })?;
+        self.start_generation(Some(format), size, now);
+        let generation = self.ring.generation();
+        let slots = (0..size).map(|index| SlotId { index, generation });
+        self.memory.extend(slots.zip(buffers));
+        Ok(generation)
+    }
+
+    /// The output has no picture any more (off, unplugged, seat lost). Requests wait for the next
+    /// [`set_buffers`](Self::set_buffers).
+    pub fn clear_buffers(&mut self, now: Time) {
+        self.start_generation(None, 0, now);
+    }
+
+    fn start_generation(&mut self, format: Option<FrameFormat>, size: u16, now: Time) {
+        self.take_releases(now);
+        self.ring.reset(size, now);
+        self.format = format;
+        self.newest = None;
+        self.pending = DamageSet::new();
+        self.blocked = false;
+        for session in self.sessions.values_mut() {
+            session.start_anew();
+        }
+        self.forget_memory();
+    }
+
+    /// How the frames look, while there are buffers.
+    pub fn format(&self) -> Option<FrameFormat> {
+        self.format
+    }
+
+    /// The newest published frame. It says what can be had, but does not keep it.
+    pub fn newest(&self) -> Option<&Arc<FrameInfo>> {
+        self.newest.as_ref()
+    }
+
+    /// The memory of a slot that exists.
+    pub fn memory_of(&self, slot: SlotId) -> Option<&Arc<dyn SlotMemory>> {
+        self.memory.get(&slot)
+    }
+
+    /// Does what time and releases made possible, and says what clients are to be told. To be called after every
+    /// other call that may have changed something, when the waker was called, and at
+    /// [`next_deadline`](Self::next_deadline).
+    pub fn poll(&mut self, now: Time) -> Vec<CaptureEvent> {
+        self.polled = now;
+        self.take_releases(now);
+        self.settle(now);
+        self.note_overdue(now);
+        let mut events = self.deliver(now);
+        let starving = self.demand_of_waiters(now) == Demand::Now;
+        self.blocked = starving && !self.ring.has_room();
+        if starving && !self.ring.will_have_room() {
+            self.take_back(now, &mut events);
+        }
+        events
+    }
+
+    /// When [`poll`](Self::poll) and [`demand`](Self::demand) are to be asked again even if nothing happens. The time may have
+    /// passed already.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let resting = self.blocked.then(|| {
+            // Nothing tells us of the end of a foreign read; look again at the rate of the screen.
+            let look = self
+                .ring
+                .waits_for_readers()
+                .then(|| self.polled + self.refresh);
+            self.ring.next_grace().into_iter().chain(look).min()
+        });
+        self.ring
+            .next_hold_deadline()
+            .into_iter()
+            .chain(resting.flatten())
+            .min()
+    }
+
+    /// The client was told that the frame is void (see [`CaptureEvent::Void`]; also right when the protocol took the
+    /// frame back for a reason of its own). The session's lease on it does nothing any more, but counts for the quota until
+    /// it is dropped: keep it with the client's object, so that a client that never lets go gets no further slots.
+    pub fn void_told(&mut self, session: SessionId, frame: FrameSeq) {
+        for lease in self.ring.void(session, frame) {
+            if let Some((_, void)) = self.leases.get(&lease) {
+                void.store(true, Ordering::Release);
+            }
+        }
+        self.forget_memory();
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> CaptureStats {
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let in_quarantine =
+            |(_, state): &(SlotId, SlotState)| matches!(state, SlotState::Quarantined(_));
+        let clients = self.clients.iter().map(|(id, client)| {
+            let held = count(self.ring.held_by(*id));
+            (
+                *id,
+                ClientStats {
+                    held,
+                    ..client.stats
+                },
+            )
+        });
+        CaptureStats {
+            quarantined: count(self.ring.slots().filter(in_quarantine).count()),
+            held: count(self.ring.held()),
+            buffers: count(self.memory.len()),
+            clients: clients.collect(),
+            ..self.stats.clone()
+        }
+    }
+
+    /// Says which promise is broken, if one is. For tests and debug builds.
+    ///
+    /// # Errors
+    /// The sentence that names the broken promise.
+    pub fn verify_invariants(&self) -> Result<(), String> {
+        self.ring.verify_invariants()?;
+        let say = |holds: bool, what: &str| holds.then_some(()).ok_or_else(|| what.to_owned());
+        say(
+            self.ring.slots().count() == self.memory.len()
+                && self
+                    .ring
+                    .slots()
+                    .all(|(slot, _)| self.memory.contains_key(&slot)),
+            "slots and memory differ",
+        )?;
+        say(
+            self.ring.newest() == self.newest.as_ref().map(|frame| (frame.slot, frame.seq)),
+            "the newest frame is not the ring's",
+        )?;
+        let armed = |(_, state): &(SlotId, SlotState)| matches!(state, SlotState::Armed(_));
+        say(
+            self.ring.slots().filter(armed).count() == self.jobs.len()
+                && self
+                    .jobs
+                    .iter()
+                    .all(|job| self.ring.slot_of(job.id).is_some()),
+            "jobs and armed slots differ",
+        )?;
+        let known = |session: &Session| self.clients.contains_key(&session.client);
+        say(
+            self.sessions.values().all(known),
+            "a session's client is not known",
+        )
+    }
+
+    /// The rectangle of the mode.
+    pub(crate) fn bounds(&self) -> Option<Rect> {
+        self.format.map(|format| format.full())
+    }
+
+    /// Handles of leases were dropped.
+    pub(crate) fn take_releases(&mut self, now: Time) {
+        let released = self.releases.take();
+        if released.is_empty() {
+            return;
+        }
+        for lease in released {
+            self.leases.remove(&lease);
+            self.ring.release(lease, now);
+        }
+        self.forget_memory();
+        self.forget_clients();
+    }
+
+    fn settle(&mut self, now: Time) {
+        let memory = &self.memory;
+        let idle = |slot: SlotId| memory.get(&slot).is_none_or(|memory| memory.readers_idle());
+        self.ring.settle(now, &idle);
+    }
+
+    fn note_overdue(&mut self, now: Time) {
+        for (holder, frame) in self.ring.newly_overdue(now) {
+            let Some(client) = self.clients.get_mut(&holder.client) else {
+                continue;
+            };
+            client.stats.overdue += 1;
+            if !std::mem::replace(&mut client.overdue_logged, true) {
+                info!(
+                    target: TARGET, client = %holder.client, session = %holder.session, %frame,
+                    deadline = ?self.config.hold_deadline,
+                    "client holds a frame past the deadline; it gets no new one until it lets go \
+                     (said once per client)",
+                );
+            }
+        }
+    }
+
+    /// Others starve: takes the oldest overdue frame back.
+    fn take_back(&mut self, now: Time, events: &mut Vec<CaptureEvent>) {
+        let Some((frame, holders)) = self.ring.choose_void(now) else {
+            return;
+        };
+        for holder in holders {
+            events.push(CaptureEvent::Void {
+                session: holder.session,
+                frame,
+            });
+            self.stats.voids += 1;
+            let Some(client) = self.clients.get_mut(&holder.client) else {
+                continue;
+            };
+            client.stats.voids += 1;
+            if !std::mem::replace(&mut client.void_logged, true) {
+                warn!(
+                    target: TARGET, client = %holder.client, session = %holder.session, %frame,
+                    "frame taken back from a client that held it past the deadline while others waited \
+                     (said once per client)",
+                );
+            }
+        }
+    }
+
+    /// Lets go of the memory of slots that are gone.
+    pub(crate) fn forget_memory(&mut self) {
+        let ring = &self.ring;
+        self.memory.retain(|slot, _| ring.contains(*slot));
+    }
+
+    /// Forgets clients without session and lease.
+    pub(crate) fn forget_clients(&mut self) {
+        let (sessions, leases) = (&self.sessions, &self.leases);
+        self.clients.retain(|client, _| {
+            sessions.values().any(|session| session.client == *client)
+                || leases.values().any(|(holder, _)| holder == client)
+        });
+    }
+}
+
+fn limits(config: CaptureConfig, refresh: Duration) -> Limits {
+    Limits {
+        quota: config.quota.max(1),
+        hold_deadline: config.hold_deadline,
+        grace: refresh.saturating_mul(config.grace_refreshes),
+    }
+}

@@ -1,0 +1,257 @@
+//! The clients' side of an output's capture: sessions, what they wait for, and which frame answers them.
+
+use tracing::debug;
+
+use crate::{
+    capture::{
+        copy::CopyReport,
+        damage::DamageSet,
+        ids::{ClientId, FrameSeq, RequestId, SessionId},
+        lease::Lease,
+        output_capture::{CaptureEvent, Demand, OutputCapture, TARGET},
+        ring::Holder,
+        session::{Session, SessionKind},
+    },
+    geometry::Rect,
+    time::Time,
+};
+
+/// So many requests of one export session may wait. A client makes one object per request and none is answered before
+/// its time, so that more than a few are either nonsense or an attack; each costs a few bytes here.
+pub const MAX_WAITING: usize = 32;
+
+/// Why a request is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The session is closed or of another output.
+    #[error("there is no such capture session on this output")]
+    UnknownSession,
+    /// A copy session has a request waiting (its protocols allow one frame at a time), or an export session has
+    /// [`MAX_WAITING`] of them. The client may try again after an answer.
+    #[error("too many requests of this session wait already")]
+    TooMany,
+}
+
+impl OutputCapture {
+    /// A client begins to look at this output. One `Export` session serves all frame objects that a client makes for an
+    /// output with the same cursor setting.
+    pub fn open_session(&mut self, client: ClientId, kind: SessionKind) -> SessionId {
+        let id = SessionId(self.next_session);
+        self.next_session += 1;
+        self.sessions.insert(id, Session::new(client, kind));
+        self.clients.entry(client).or_default();
+        debug!(target: TARGET, session = %id, %client, ?kind, "capture session opened");
+        id
+    }
+
+    /// The client is done looking. Its waiting requests are forgotten; frames that it holds stay until their leases are
+    /// dropped. An unknown session is ignored.
+    pub fn close_session(&mut self, session: SessionId) {
+        if self.sessions.remove(&session).is_some() {
+            debug!(target: TARGET, %session, "capture session closed");
+            self.ring.forget(session);
+            self.forget_clients();
+        }
+    }
+
+    /// Closes all sessions of a client, for instance because it died.
+    pub fn close_client(&mut self, client: ClientId) {
+        let of_client = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.client == client);
+        let ids: Vec<SessionId> = of_client.map(|(id, _)| *id).collect();
+        for session in ids {
+            self.close_session(session);
+        }
+    }
+
+    /// A session asks for a frame. Each request is answered by one [`CaptureEvent::Deliver`], at the earliest by the next
+    /// [`poll`](Self::poll). Over quota or past the hold deadline it waits; that is no error.
+    ///
+    /// # Errors
+    /// The session does not exist, or too many of its requests wait.
+    pub fn request(&mut self, session: SessionId, now: Time) -> Result<RequestId, RequestError> {
+        self.take_releases(now);
+        let id = RequestId(self.next_request);
+        let session = self
+            .sessions
+            .get_mut(&session)
+            .ok_or(RequestError::UnknownSession)?;
+        let room = if session.kind.is_export() {
+            MAX_WAITING
+        } else {
+            1
+        };
+        if session.requests.len() >= room {
+            if let Some(client) = self.clients.get_mut(&session.client) {
+                client.stats.refused += 1;
+            }
+            return Err(RequestError::TooMany);
+        }
+        self.next_request += 1;
+        session.requests.push_back(id);
+        Ok(id)
+    }
+
+    /// The request is not wanted any more. An unknown or answered one is ignored.
+    pub fn cancel(&mut self, request: RequestId) {
+        for session in self.sessions.values_mut() {
+            session.requests.retain(|waiting| *waiting != request);
+        }
+    }
+
+    /// What was delivered to the session last is worth nothing (its copy failed, its constraints changed): the next request is
+    /// answered as its first one, with full damage, and at once if the newest frame is current.
+    pub fn invalidate_session(&mut self, session: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.start_anew();
+        }
+    }
+
+    /// A copy for this session is complete. Only counts.
+    pub fn record_copy(&mut self, session: SessionId, report: &CopyReport) {
+        self.stats.copies += 1;
+        self.stats.copied_bytes += report.bytes;
+        let session = self.sessions.get(&session);
+        if let Some(client) = session.and_then(|session| self.clients.get_mut(&session.client)) {
+            client.stats.copies += 1;
+            client.stats.copied_bytes += report.bytes;
+        }
+    }
+
+    /// Whether the next commit is to be captured. Deliveries that [`poll`](Self::poll) would make are not counted: ask
+    /// it first.
+    pub fn demand(&mut self, now: Time) -> Demand {
+        self.take_releases(now);
+        if self.ring.size() == 0 {
+            return Demand::None;
+        }
+        self.demand_of_waiters(now)
+    }
+
+    pub(crate) fn is_wanted(&self, now: Time) -> bool {
+        self.demand_of_waiters(now) != Demand::None
+    }
+
+    pub(crate) fn demand_of_waiters(&self, now: Time) -> Demand {
+        let mut demand = Demand::None;
+        for session in self.sessions.values() {
+            match self.demand_of(session, now) {
+                Demand::None => {}
+                Demand::OnDamage => demand = Demand::OnDamage,
+                Demand::Now => return Demand::Now,
+            }
+        }
+        demand
+    }
+
+    fn demand_of(&self, session: &Session, now: Time) -> Demand {
+        // A client that may not be given another frame must not make us capture one.
+        if session.requests.is_empty()
+            || !self.ring.may_lease_another(session.client, now)
+            || self.answer_for(session, now).is_some()
+        {
+            return Demand::None;
+        }
+        let generation = self.ring.generation();
+        let mut flying = 0;
+        let mut changing = false;
+        for job in self
+            .jobs
+            .iter()
+            .filter(|job| !job.spare && job.generation == generation)
+        {
+            flying += 1;
+            // What a commit changes is not known until it is reported.
+            changing |= job.damage.as_ref().is_none_or(|damage| !damage.is_empty());
+        }
+        match session.kind {
+            SessionKind::Export { .. } if session.requests.len() <= flying => Demand::None,
+            SessionKind::Export { .. } => Demand::Now,
+            SessionKind::Copy { .. } if flying > 0 && (session.anew || changing) => Demand::None,
+            SessionKind::Copy { .. } if session.anew || !self.pending.is_empty() => Demand::Now,
+            SessionKind::Copy { .. } => Demand::OnDamage,
+        }
+    }
+
+    /// The newest frame, if it answers the session and its client may have it.
+    fn answer_for(&self, session: &Session, now: Time) -> Option<FrameSeq> {
+        let newest = self.newest.as_ref()?.seq;
+        let answers = session.is_answered_by(newest, self.is_current());
+        (answers && self.ring.may_lease_newest(session.client, now)).then_some(newest)
+    }
+
+    /// Whether nothing is known to have changed on the screen since the newest frame.
+    fn is_current(&self) -> bool {
+        let unchanged = |damage: &DamageSet| damage.is_empty();
+        let of_commits = self.jobs.iter().filter_map(|job| job.damage.as_ref());
+        self.pending.is_empty() && of_commits.into_iter().all(unchanged)
+    }
+
+    /// A frame was published: it is due to all who wait, and everybody else has missed its damage.
+    pub(crate) fn note_published(&mut self, seq: FrameSeq, damage: &DamageSet, bounds: Rect) {
+        for session in self.sessions.values_mut() {
+            session.missed.merge(damage, bounds);
+            if !session.requests.is_empty() {
+                session.entitled = Some(seq);
+            }
+        }
+    }
+
+    /// Gives the newest frame to all who wait for it and may have it.
+    pub(crate) fn deliver(&mut self, now: Time) -> Vec<CaptureEvent> {
+        let waiting = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| !session.requests.is_empty());
+        let due = waiting.filter(|(_, session)| self.answer_for(session, now).is_some());
+        let due: Vec<SessionId> = due.map(|(id, _)| *id).collect();
+        due.into_iter()
+            .filter_map(|session| self.deliver_to(session, now))
+            .collect()
+    }
+
+    fn deliver_to(&mut self, id: SessionId, now: Time) -> Option<CaptureEvent> {
+        let frame = self.newest.as_ref()?;
+        let memory = self.memory.get(&frame.slot)?;
+        let session = self.sessions.get_mut(&id)?;
+        let request = *session.requests.front()?;
+        let (client, export) = (session.client, session.kind.is_export());
+        let (lease, _) = self.ring.lease_newest(
+            Holder {
+                client,
+                session: id,
+                export,
+            },
+            now,
+        )?;
+        let (handle, void) = Lease::new(
+            lease,
+            id,
+            frame.clone(),
+            memory.clone(),
+            self.releases.clone(),
+        );
+        self.leases.insert(lease, (client, void));
+        session.requests.pop_front();
+        let missed = session.missed.take();
+        let damage = if std::mem::replace(&mut session.anew, false) {
+            vec![frame.format.full()]
+        } else {
+            missed.into_rects()
+        };
+        session.given = Some(frame.seq);
+        session.entitled = None;
+        self.stats.delivered += 1;
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.stats.frames += 1;
+        }
+        Some(CaptureEvent::Deliver {
+            session: id,
+            request,
+            lease: handle,
+            damage,
+        })
+    }
+}

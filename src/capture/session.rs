@@ -1,0 +1,90 @@
+//! What the room remembers of one client's wish to see one output.
+
+use std::collections::VecDeque;
+
+use crate::capture::{
+    damage::DamageSet,
+    ids::{ClientId, FrameSeq, RequestId},
+};
+
+/// How a session takes its frames. That decides when a frame is due and when a slot may be written again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionKind {
+    /// Frames are copied into the client's memory by us; the lease ends with the copy. A frame is due when something
+    /// changed.
+    Copy {
+        /// Whether the cursor belongs into the picture.
+        paint_cursors: bool,
+    },
+    /// The client reads the slot itself. A frame is due whenever it asks (planes that we do not drive may have changed), and
+    /// a released slot rests for a grace, since some clients go on sampling after the release.
+    Export {
+        /// Whether the cursor belongs into the picture.
+        overlay_cursor: bool,
+    },
+}
+
+impl SessionKind {
+    /// Whether the client reads the slot itself.
+    pub const fn is_export(self) -> bool {
+        matches!(self, SessionKind::Export { .. })
+    }
+
+    /// Whether the cursor belongs into this session's pictures.
+    pub const fn wants_cursor(self) -> bool {
+        match self {
+            SessionKind::Copy { paint_cursors } => paint_cursors,
+            SessionKind::Export { overlay_cursor } => overlay_cursor,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub client: ClientId,
+    pub kind: SessionKind,
+    /// Requests that wait for a frame, oldest first.
+    pub requests: VecDeque<RequestId>,
+    /// The last frame that was delivered.
+    pub given: Option<FrameSeq>,
+    /// The next frame is delivered with full damage and as soon as it is current: nothing was delivered yet, the mode
+    /// changed, or the last attempt failed.
+    pub anew: bool,
+    /// What the frames published since the last delivery changed. Meaningless while `anew`.
+    pub missed: DamageSet,
+    /// The frame that was published while a request waited here. That one is delivered even if the screen has changed
+    /// again in the meantime.
+    pub entitled: Option<FrameSeq>,
+}
+
+impl Session {
+    pub fn new(client: ClientId, kind: SessionKind) -> Self {
+        Self {
+            client,
+            kind,
+            requests: VecDeque::new(),
+            given: None,
+            anew: true,
+            missed: DamageSet::new(),
+            entitled: None,
+        }
+    }
+
+    /// What was delivered is worth nothing any more; the next request starts again.
+    pub fn start_anew(&mut self) {
+        self.anew = true;
+        self.missed = DamageSet::new();
+        self.entitled = None;
+    }
+
+    /// Whether the newest frame is an answer to this session. `current`: nothing is known to have changed since it.
+    pub fn is_answered_by(&self, newest: FrameSeq, current: bool) -> bool {
+        if self.anew {
+            return current || self.entitled == Some(newest);
+        }
+        match self.kind {
+            SessionKind::Copy { .. } => !self.missed.is_empty(),
+            SessionKind::Export { .. } => self.given.is_none_or(|given| given < newest),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Random operations at the ring alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::capture::ring::{Holder, LeaseId, Limits, Ring, SlotState};
+
+#[derive(Debug, Clone)]
+enum Op {
+    Arm,
+    Publish(usize),
+    Free(usize),
+    Quarantine(usize),
+    Lease(u64, bool),
+    Release(usize),
+    Void(usize),
+    Choose,
+    Busy(u16, bool),
+    Advance(u64),
+    Reset(u16),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => Just(Op::Arm),
+        6 => (0..4usize).prop_map(Op::Publish),
+        2 => (0..4usize).prop_map(Op::Free),
+        2 => (0..4usize).prop_map(Op::Quarantine),
+        6 => (0..4u64, any::<bool>()).prop_map(|(who, export)| Op::Lease(who, export)),
+        5 => (0..8usize).prop_map(Op::Release),
+        1 => (0..8usize).prop_map(Op::Void),
+        2 => Just(Op::Choose),
+        1 => (0..5u16, any::<bool>()).prop_map(|(slot, busy)| Op::Busy(slot, busy)),
+        4 => prop_oneof![0..12u64, 0..600u64].prop_map(Op::Advance),
+        1 => prop_oneof![Just(0u16), 3..6u16].prop_map(Op::Reset),
+    ]
+}
+
+const LIMITS: Limits = Limits {
+    quota: 2,
+    hold_deadline: Duration::from_secs(1),
+    grace: Duration::from_millis(32),
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_ring_keeps_its_promises_whatever_happens(
+        ops in prop::collection::vec(op(), 1..200),
+    ) {
+        let mut ring = Ring::new(LIMITS);
+        ring.reset(4, ms(0));
+        let mut now = 0;
+        let (mut next_job, mut next_seq) = (0, 0);
+        let mut jobs: Vec<JobId> = Vec::new();
+        let mut lost: BTreeSet<SlotId> = BTreeSet::new();
+        let mut leases: BTreeMap<LeaseId, (SlotId, Holder, FrameSeq)> = BTreeMap::new();
+        // Export leases that were released and may still be sampled.
+        let mut sampled: Vec<(SlotId, SessionId, FrameSeq, u64)> = Vec::new();
+        let mut busy: BTreeSet<u16> = BTreeSet::new();
+        for op in ops {
+            match op {
+                Op::Arm => {
+                    let job = JobId(next_job);
+                    next_job += 1;
+                    let pinned = ring.newest();
+                    if let Ok(slot) = ring.arm(job, ms(now), &|slot| !busy.contains(&slot.index)) {
+                        prop_assert!(leases.values().all(|(held, ..)| *held != slot));
+                        prop_assert!(pinned.is_none_or(|(newest, _)| newest != slot));
+                        prop_assert!(!lost.contains(&slot), "a quarantined slot was armed");
+                        prop_assert!(sampled.iter().all(|(have, .., until)| *have != slot || *until <= now));
+                        jobs.push(job);
+                    }
+                }
+                Op::Publish(at) if at < jobs.len() => {
+                    let job = jobs[at];
+                    if let Some(slot) = ring.publish(job, FrameSeq(next_seq), ms(now)) {
+                        prop_assert!(!lost.contains(&slot), "a quarantined slot was published");
+                        prop_assert_eq!(ring.newest(), Some((slot, FrameSeq(next_seq))));
+                        next_seq += 1;
+                    }
+                }
+                Op::Free(at) if at < jobs.len() => {
+                    let job = jobs[at];
+                    if let Some(slot) = ring.slot_of(job) {
+                        lost.remove(&slot);
+                    }
+                    ring.free(job);
+                    jobs.swap_remove(at);
+                }
+                Op::Quarantine(at) if at < jobs.len() => {
+                    let slot = ring.slot_of(jobs[at]);
+                    if ring.quarantine(jobs[at]) {
+                        lost.insert(slot.unwrap());
+                        // It may not be published any more; the list keeps it for its late fence.
+                        prop_assert_eq!(ring.publish(jobs[at], FrameSeq(u64::MAX), ms(now)), None);
+                    }
+                }
+                Op::Lease(client, export) => {
+                    let holder = Holder { client: ClientId(client), session: SessionId(client), export };
+                    if let Some((lease, slot)) = ring.lease_newest(holder, ms(now)) {
+                        let (newest, seq) = ring.newest().unwrap();
+                        prop_assert_eq!(slot, newest);
+                        sampled.retain(|(_, session, old, _)| *session != holder.session || *old >= seq);
+                        leases.insert(lease, (slot, holder, seq));
+                    }
+                }
+                Op::Release(at) if at < leases.len() => {
+                    let lease = *leases.keys().nth(at).unwrap();
+                    let (slot, holder, seq) = leases.remove(&lease).unwrap();
+                    let newer = ring.newest().is_some_and(|_| leases.values().any(|(_, other, newer)| {
+                        other.session == holder.session && *newer > seq
+                    }));
+                    // Conservative: where it is not certain that the session was given nothing newer, expect no grace.
+                    if holder.export && !newer && ring.newest() == Some((slot, seq)) {
+                        sampled.push((slot, holder.session, seq, now + 32));
+                    }
+                    ring.release(lease, ms(now));
+                }
+                Op::Void(at) if at < leases.len() => {
+                    let (_, holder, seq) = *leases.values().nth(at).unwrap();
+                    for lease in ring.void(holder.session, seq) {
+                        leases.remove(&lease);
+                        // Later, the handle goes too.
+                        ring.release(lease, ms(now));
+                    }
+                }
+                Op::Choose => {
+                    let newest = ring.newest().map(|(_, seq)| seq);
+                    if let Some((seq, holders)) = ring.choose_void(ms(now)) {
+                        prop_assert_ne!(Some(seq), newest);
+                        for holder in holders {
+                            prop_assert!(ring.is_overdue(holder.client, ms(now)));
+                            let void = ring.void(holder.session, seq);
+                            prop_assert!(!void.is_empty());
+                            for lease in void {
+                                leases.remove(&lease);
+                                prop_assert!(ring.is_overdue(holder.client, ms(now)));
+                                ring.release(lease, ms(now));
+                            }
+                        }
+                    }
+                }
+                Op::Busy(slot, true) => {
+                    busy.insert(slot);
+                }
+                Op::Busy(slot, false) => {
+                    busy.remove(&slot);
+                }
+                Op::Advance(by) => now += by,
+                Op::Reset(size) => {
+                    ring.reset(size, ms(now));
+                    sampled.clear();
+                }
+                Op::Publish(_) | Op::Free(_) | Op::Quarantine(_) | Op::Release(_) | Op::Void(_) => {}
+            }
+            lost.retain(|slot| slot.generation == ring.generation());
+            prop_assert_eq!(ring.verify_invariants(), Ok(()));
+            // No lease without its slot, and memory is constant but for what is held of old modes.
+            for (slot, _, seq) in leases.values() {
+                let published = SlotState::Published(*seq);
+                prop_assert!(ring.slots().any(|(have, state)| have == *slot && state == published));
+            }
+            let old = ring.slots().filter(|(slot, _)| slot.generation != ring.generation());
+            let flying = |state| matches!(state, SlotState::Armed(_));
+            for (slot, state) in old {
+                prop_assert!(flying(state) || leases.values().any(|(held, ..)| *held == slot));
+            }
+        }
+        // Whatever happened: when all jobs end and all leases go, every slot but the newest is free again.
+        for job in jobs {
+            ring.free(job);
+        }
+        for lease in leases.into_keys() {
+            ring.release(lease, ms(now));
+        }
+        ring.settle(ms(now + 32), &|_| true);
+        let pinned = usize::from(ring.newest().is_some());
+        let free = ring.slots().filter(|(_, state)| *state == SlotState::Free).count();
+        prop_assert_eq!(free + pinned, usize::from(ring.size()));
+        prop_assert_eq!(ring.slots().count(), usize::from(ring.size()));
+    }
+}

@@ -1,0 +1,265 @@
+//! The state that the event loop owns, and the wiring of the rooms.
+//!
+//! Everything that Wayland clients can reach begins here; `compositor/` holds the protocol handlers, one theme a file.
+//! The state is complete without any hardware: screens are added when a device is there, so protocol tests run the
+//! same state without a kernel.
+
+mod app;
+mod capture;
+mod clients;
+mod device;
+mod frames;
+mod handlers;
+mod input;
+mod seat;
+mod windows;
+
+use std::{collections::HashMap, sync::Arc};
+
+use anyhow::Context;
+use smithay::{
+    input::{pointer::CursorImageStatus, Seat, SeatState},
+    output::Output,
+    reexports::{
+        calloop::{
+            channel, generic::Generic, Interest, LoopHandle, LoopSignal, Mode, PostAction,
+            RegistrationToken,
+        },
+        wayland_server::{Display, DisplayHandle},
+    },
+    wayland::{
+        compositor::CompositorState,
+        cursor_shape::CursorShapeManagerState,
+        dmabuf::{DmabufGlobal, DmabufState},
+        output::OutputManagerState,
+        presentation::PresentationState,
+        selection::{data_device::DataDeviceState, primary_selection::PrimarySelectionState},
+        shell::xdg::{decoration::XdgDecorationState, XdgShellState},
+        shm::ShmState,
+        single_pixel_buffer::SinglePixelBufferState,
+        socket::ListeningSocketSource,
+        viewporter::ViewporterState,
+    },
+};
+
+use crate::{
+    capture::{CopyPool, OutputCapture},
+    config::Config,
+    input::Input,
+    kms::JobId,
+    protocols::{CaptureProtocols, LoopTask},
+    render::Renderer,
+    shell::Shell,
+    time::Time,
+};
+
+pub use clients::ClientState;
+pub use device::Backend;
+
+/// Bytes that may wait for one client before it is disconnected: a client that is stopped for a moment under a fast
+/// pointer must survive, one that never reads must not grow our memory without bound.
+const CLIENT_BUFFER_BYTES: usize = 1 << 20;
+
+/// Worker threads that copy captured pixels into clients' buffers.
+const COPY_THREADS: usize = 2;
+
+/// The compositor: one value, owned by the event loop.
+pub struct Vitrine {
+    /// The operator's settings.
+    pub config: Config,
+    /// The Wayland display.
+    pub display: DisplayHandle,
+    /// The event loop that owns this state.
+    pub event_loop: LoopHandle<'static, Vitrine>,
+    /// Ends the event loop.
+    pub signal: LoopSignal,
+    /// Exit status once the session is over.
+    pub exit_code: Option<u8>,
+    /// Windows and their places.
+    pub shell: Shell,
+    /// The one seat.
+    pub seat: Seat<Vitrine>,
+    /// What the pointer looks like.
+    pub cursor: CursorImageStatus,
+    /// Draws the scene; also imports clients' buffers.
+    pub renderer: Renderer,
+    /// The display device with its screens; none in protocol tests.
+    pub backend: Option<Backend>,
+    /// The capture side of each output.
+    pub captures: HashMap<Output, OutputCapture>,
+    /// The application that this session exists for.
+    pub app: Option<crate::apps::App>,
+    globals: Globals,
+    seat_state: SeatState<Vitrine>,
+    capture_protocols: CaptureProtocols,
+    copy_pool: CopyPool,
+    tasks: channel::Sender<LoopTask<Vitrine>>,
+    dmabuf_global: Option<DmabufGlobal>,
+    input: Input,
+    libinput: Option<smithay::reexports::input::Libinput>,
+    /// The next deadline of all screens and captures.
+    alarm: Option<(Time, RegistrationToken)>,
+    /// Writeback fences in the event loop.
+    fences: HashMap<(Output, JobId), RegistrationToken>,
+}
+
+/// Smithay's protocol states; each keeps its globals alive.
+struct Globals {
+    compositor: CompositorState,
+    xdg_shell: XdgShellState,
+    shm: ShmState,
+    dmabuf: DmabufState,
+    data_device: DataDeviceState,
+    primary_selection: PrimarySelectionState,
+    _output_manager: OutputManagerState,
+    _decoration: XdgDecorationState,
+    _presentation: PresentationState,
+    _viewporter: ViewporterState,
+    _single_pixel: SinglePixelBufferState,
+    _cursor_shape: CursorShapeManagerState,
+}
+
+impl Globals {
+    fn new(display: &DisplayHandle) -> Self {
+        Self {
+            compositor: CompositorState::new_v6::<Vitrine>(display),
+            xdg_shell: XdgShellState::new::<Vitrine>(display),
+            shm: ShmState::new::<Vitrine>(display, crate::render::extra_shm_formats()),
+            dmabuf: DmabufState::new(),
+            data_device: DataDeviceState::new::<Vitrine>(display),
+            primary_selection: PrimarySelectionState::new::<Vitrine>(display),
+            _output_manager: OutputManagerState::new_with_xdg_output::<Vitrine>(display),
+            _decoration: XdgDecorationState::new::<Vitrine>(display),
+            _presentation: PresentationState::new::<Vitrine>(
+                display,
+                rustix::time::ClockId::Monotonic as u32,
+            ),
+            _viewporter: ViewporterState::new::<Vitrine>(display),
+            _single_pixel: SinglePixelBufferState::new::<Vitrine>(display),
+            _cursor_shape: CursorShapeManagerState::new::<Vitrine>(display),
+        }
+    }
+}
+
+impl Vitrine {
+    /// The whole compositor without a device: all globals exist, no output yet.
+    ///
+    /// # Errors
+    /// When the event loop or the software renderer refuses (out of memory or file descriptors).
+    pub fn new(
+        config: Config,
+        display: Display<Vitrine>,
+        event_loop: LoopHandle<'static, Vitrine>,
+        signal: LoopSignal,
+    ) -> anyhow::Result<Self> {
+        let display_handle = display.handle();
+        display_handle.set_default_max_buffer_size(CLIENT_BUFFER_BYTES);
+        let globals = Globals::new(&display_handle);
+        let mut seat_state = SeatState::new();
+        let seat = seat_state.new_wl_seat(&display_handle, config.seat.name.clone());
+        let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle, |_| true);
+        let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
+        insert_tasks(&event_loop, task_source)?;
+        insert_display(&event_loop, display)?;
+        Ok(Self {
+            shell: Shell::default(),
+            seat,
+            cursor: CursorImageStatus::default_named(),
+            renderer: Renderer::pixman().context("the software renderer cannot start")?,
+            backend: None,
+            app: None,
+            exit_code: None,
+            globals,
+            seat_state,
+            capture_protocols,
+            copy_pool: CopyPool::new(COPY_THREADS).context("the copy threads cannot start")?,
+            tasks,
+            dmabuf_global: None,
+            captures: HashMap::new(),
+            input: Input::new(config.input.clone()),
+            libinput: None,
+            alarm: None,
+            fences: HashMap::new(),
+            config,
+            display: display_handle,
+            event_loop,
+            signal,
+        })
+    }
+
+    /// Opens a listening socket with a free name and gives that name.
+    ///
+    /// # Errors
+    /// When XDG_RUNTIME_DIR is unset or not writable, or all names are taken.
+    pub fn listen(&mut self, name: Option<&str>) -> anyhow::Result<String> {
+        let socket = match name {
+            Some(name) => ListeningSocketSource::with_name(name),
+            None => ListeningSocketSource::new_auto(),
+        }
+        .context(
+            "cannot open a Wayland socket: XDG_RUNTIME_DIR must name a directory that this user can write to",
+        )?;
+        let name = socket.socket_name().to_string_lossy().into_owned();
+        self.event_loop
+            .insert_source(socket, |stream, _, state| state.add_client(stream))
+            .map_err(|error| anyhow::anyhow!("cannot watch the Wayland socket: {error}"))?;
+        Ok(name)
+    }
+
+    /// Takes a new client's connection.
+    pub fn add_client(&mut self, stream: std::os::unix::net::UnixStream) {
+        let data = Arc::new(ClientState::default());
+        if let Err(error) = self.display.insert_client(stream, data) {
+            tracing::warn!(target: "vitrine::compositor", %error, "a client could not be accepted");
+        }
+    }
+
+    /// Housekeeping after each turn of the event loop: places, focus, what is due, and the clients' events.
+    pub fn after_turn(&mut self) {
+        self.shell.refresh();
+        self.update_focus();
+        self.run_screens();
+        if let Err(error) = self.display.flush_clients() {
+            tracing::debug!(target: "vitrine::compositor", %error, "flush");
+        }
+    }
+
+    /// Ends the session with this exit status.
+    pub fn quit(&mut self, code: u8) {
+        self.exit_code.get_or_insert(code);
+        self.signal.stop();
+        self.signal.wakeup();
+    }
+}
+
+fn insert_tasks(
+    event_loop: &LoopHandle<'static, Vitrine>,
+    source: channel::Channel<LoopTask<Vitrine>>,
+) -> anyhow::Result<()> {
+    event_loop
+        .insert_source(source, |event, _, state| {
+            if let channel::Event::Msg(task) = event {
+                task(state);
+            }
+        })
+        .map_err(|error| anyhow::anyhow!("cannot watch the workers' results: {error}"))?;
+    Ok(())
+}
+
+fn insert_display(
+    event_loop: &LoopHandle<'static, Vitrine>,
+    display: Display<Vitrine>,
+) -> anyhow::Result<()> {
+    let source = Generic::new(display, Interest::READ, Mode::Level);
+    event_loop
+        .insert_source(source, |_, display, state| {
+            // SAFETY: the display is only borrowed for the dispatch and is never dropped or replaced here.
+            let display = unsafe { display.get_mut() };
+            if let Err(error) = display.dispatch_clients(state) {
+                tracing::warn!(target: "vitrine::compositor", %error, "dispatching clients failed");
+            }
+            Ok(PostAction::Continue)
+        })
+        .map_err(|error| anyhow::anyhow!("cannot watch the Wayland display: {error}"))?;
+    Ok(())
+}

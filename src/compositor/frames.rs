@@ -1,0 +1,162 @@
+//! From "something changed" to the screens: marks them dirty and, once per turn of the loop, lets each decide.
+
+use smithay::{
+    input::pointer::CursorImageStatus,
+    reexports::{
+        calloop::{
+            generic::Generic,
+            timer::{TimeoutAction, Timer},
+            Interest, Mode, PostAction,
+        },
+        wayland_server::protocol::wl_surface::WlSurface,
+    },
+};
+
+use super::Vitrine;
+use crate::{
+    output::{PendingFence, Pointer, StepContext},
+    time::Time,
+};
+
+/// A deadline that has passed already must not make the loop spin.
+const SHORTEST_SLEEP: std::time::Duration = std::time::Duration::from_micros(200);
+
+impl Vitrine {
+    /// A surface has new content or state.
+    pub(super) fn surface_changed(&mut self, surface: &WlSurface) {
+        if matches!(&self.cursor, CursorImageStatus::Surface(cursor) if cursor == surface) {
+            self.cursor_changed();
+        }
+        self.scene_changed();
+    }
+
+    /// Windows came, went or moved.
+    pub(super) fn scene_changed(&mut self) {
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
+        for screen in &mut backend.screens {
+            screen.scene_changed();
+        }
+    }
+
+    /// The pointer moved or looks different.
+    pub(super) fn cursor_changed(&mut self) {
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
+        for screen in &mut backend.screens {
+            screen.cursor_changed();
+        }
+    }
+
+    /// Lets each screen do what is due, delivers captures, and sets the alarm for the next deadline.
+    pub(super) fn run_screens(&mut self) {
+        let now = Time::now();
+        let pointer = self.pointer_look().map(|(at, look)| Pointer { at, look });
+        let mut wake: Option<Time> = None;
+        let mut fences = Vec::new();
+        let mut forget = Vec::new();
+        if let Some(backend) = self.backend.as_mut() {
+            for screen in &mut backend.screens {
+                let Some(capture) = self.captures.get_mut(&screen.output) else {
+                    continue;
+                };
+                let mut context = StepContext {
+                    now,
+                    shell: &self.shell,
+                    renderer: &mut self.renderer,
+                    capture,
+                    pointer: pointer.as_ref(),
+                };
+                let step = screen.step(&mut context);
+                fences.extend(step.fence);
+                forget.extend(
+                    step.forget
+                        .into_iter()
+                        .map(|job| (screen.output.clone(), job)),
+                );
+                wake = earliest(wake, step.wake);
+            }
+        }
+        for fence in fences {
+            self.watch_fence(fence);
+        }
+        for key in forget {
+            if let Some(token) = self.fences.remove(&key) {
+                self.event_loop.remove(token);
+            }
+        }
+        let outputs: Vec<_> = self.captures.keys().cloned().collect();
+        for output in outputs {
+            self.deliver_captures(&output, now);
+            let deadline = self
+                .captures
+                .get(&output)
+                .and_then(|capture| capture.next_deadline());
+            wake = earliest(wake, deadline);
+        }
+        self.set_alarm(wake, now);
+    }
+
+    fn watch_fence(&mut self, fence: PendingFence) {
+        let PendingFence { output, job, fence } = fence;
+        let watched = Generic::new(fence, Interest::READ, Mode::OneShot);
+        let key = (output.clone(), job);
+        let inserted = self.event_loop.insert_source(watched, move |_, _, state| {
+            state.fences.remove(&(output.clone(), job));
+            state.fence_signalled(&output, job);
+            Ok(PostAction::Remove)
+        });
+        match inserted {
+            Ok(token) => {
+                self.fences.insert(key, token);
+            }
+            // The watchdog of the writeback machine reads the fence's status when its deadline comes.
+            Err(error) => {
+                tracing::warn!(target: "vitrine::output", %error, "a writeback fence cannot be watched");
+            }
+        }
+    }
+
+    fn fence_signalled(&mut self, output: &smithay::output::Output, job: crate::kms::JobId) {
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
+        let Some(screen) = backend.screen(output) else {
+            return;
+        };
+        if let Some(capture) = self.captures.get_mut(output) {
+            screen.fence_signalled(job, capture, Time::now());
+        }
+    }
+
+    /// One timer for all deadlines: a turn of the loop is all that a deadline needs.
+    fn set_alarm(&mut self, wake: Option<Time>, now: Time) {
+        if self.alarm.as_ref().is_some_and(|(at, _)| Some(*at) == wake) {
+            return;
+        }
+        if let Some((_, token)) = self.alarm.take() {
+            self.event_loop.remove(token);
+        }
+        let Some(at) = wake else { return };
+        let timer = Timer::from_duration(at.saturating_since(now).max(SHORTEST_SLEEP));
+        let inserted = self.event_loop.insert_source(timer, |_, (), state| {
+            state.alarm = None;
+            TimeoutAction::Drop
+        });
+        match inserted {
+            Ok(token) => self.alarm = Some((at, token)),
+            Err(error) => {
+                tracing::error!(target: "vitrine::compositor", %error, "no timer can be set");
+            }
+        }
+    }
+}
+
+fn earliest(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,107 @@
+//! What `input/` asks of the state, and the libinput source with its pauses.
+
+use smithay::{
+    backend::session::Session,
+    input::{pointer::CursorImageStatus, Seat},
+    reexports::{input::Libinput, wayland_server::protocol::wl_surface::WlSurface},
+    utils::{Logical, Point, Serial},
+};
+
+use super::{Backend, Vitrine};
+use crate::input::{self, Input, InputHost, OutputArea};
+
+impl InputHost for Vitrine {
+    fn input(&mut self) -> &mut Input {
+        &mut self.input
+    }
+
+    fn seat(&self) -> Seat<Self> {
+        self.seat.clone()
+    }
+
+    fn output_areas(&self) -> Vec<OutputArea> {
+        let outputs = self.shell.space.outputs();
+        outputs
+            .filter_map(|output| {
+                let area = self.shell.space.output_geometry(output)?;
+                Some(OutputArea {
+                    name: output.name(),
+                    area,
+                    transform: output.current_transform(),
+                })
+            })
+            .collect()
+    }
+
+    fn surface_under(
+        &self,
+        location: Point<f64, Logical>,
+    ) -> Option<(WlSurface, Point<f64, Logical>)> {
+        self.shell.surface_under(location)
+    }
+
+    fn focus_clicked(&mut self, surface: &WlSurface, _serial: Serial) {
+        if self.shell.raise(surface) {
+            self.scene_changed();
+        }
+        self.focus_top();
+    }
+
+    fn keyboard_added(&mut self) {
+        self.focus_top();
+    }
+
+    fn pointer_moved(&mut self) {
+        self.cursor_changed();
+    }
+
+    fn activity(&mut self) {}
+
+    fn change_vt(&mut self, vt: i32) {
+        if let Some(backend) = self.backend.as_mut() {
+            if let Err(error) = backend.session.change_vt(vt) {
+                tracing::warn!(target: "vitrine::session", vt, %error, "cannot switch to this terminal");
+            }
+        }
+    }
+
+    fn terminate(&mut self) {
+        Vitrine::terminate(self);
+    }
+}
+
+impl Vitrine {
+    /// Opens the seat's input devices. A seat without any is fine: they may come later.
+    pub(super) fn start_input(&mut self, backend: &Backend) -> anyhow::Result<()> {
+        let (source, context) = input::open(backend.session.clone())?;
+        self.event_loop
+            .insert_source(source, |event, (), state| input::handle(state, event))
+            .map_err(|error| anyhow::anyhow!("libinput cannot be watched: {error}"))?;
+        self.libinput = Some(context);
+        Ok(())
+    }
+
+    pub(super) fn pause_input(&mut self) {
+        if let Some(context) = self.libinput.as_ref() {
+            context.suspend();
+        }
+    }
+
+    pub(super) fn resume_input(&mut self) {
+        let resumed = self.libinput.as_mut().map(Libinput::resume);
+        if let Some(Err(())) = resumed {
+            tracing::error!(target: "vitrine::input", "the input devices did not come back; they will when replugged");
+        }
+    }
+
+    /// Where the pointer is and what it looks like; `None` when there is no pointer or it is hidden.
+    pub(super) fn pointer_look(&self) -> Option<(Point<f64, Logical>, CursorImageStatus)> {
+        let pointer = self.seat.get_pointer()?;
+        match &self.cursor {
+            CursorImageStatus::Hidden => None,
+            look @ (CursorImageStatus::Named(_) | CursorImageStatus::Surface(_)) => {
+                Some((pointer.current_location(), look.clone()))
+            }
+        }
+    }
+}

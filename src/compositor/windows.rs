@@ -1,0 +1,149 @@
+//! Surfaces and windows: wl_compositor, xdg-shell and xdg-decoration.
+
+use smithay::{
+    backend::renderer::utils::on_commit_buffer_handler,
+    delegate_compositor, delegate_xdg_decoration, delegate_xdg_shell,
+    desktop::{find_popup_root_surface, PopupKind},
+    input::Seat,
+    output::Output,
+    reexports::{
+        wayland_protocols::xdg::decoration::zv1::server::zxdg_toplevel_decoration_v1::Mode,
+        wayland_server::{
+            protocol::{
+                wl_buffer::WlBuffer, wl_output::WlOutput, wl_seat::WlSeat, wl_surface::WlSurface,
+            },
+            Client,
+        },
+    },
+    utils::Serial,
+    wayland::{
+        buffer::BufferHandler,
+        compositor::{
+            is_sync_subsurface, CompositorClientState, CompositorHandler, CompositorState,
+        },
+        shell::xdg::{
+            decoration::XdgDecorationHandler, PopupSurface, PositionerState, ToplevelSurface,
+            XdgShellHandler, XdgShellState,
+        },
+    },
+};
+
+use super::{ClientState, Vitrine};
+
+impl CompositorHandler for Vitrine {
+    fn compositor_state(&mut self) -> &mut CompositorState {
+        &mut self.globals.compositor
+    }
+
+    #[allow(
+        clippy::expect_used,
+        reason = "every client is inserted by add_client with this data"
+    )]
+    fn client_compositor_state<'a>(&self, client: &'a Client) -> &'a CompositorClientState {
+        &client
+            .get_data::<ClientState>()
+            .expect("inserted by add_client")
+            .compositor
+    }
+
+    fn commit(&mut self, surface: &WlSurface) {
+        on_commit_buffer_handler::<Self>(surface);
+        if is_sync_subsurface(surface) {
+            return;
+        }
+        if self.shell.commit(surface) {
+            self.focus_top();
+        }
+        self.surface_changed(surface);
+    }
+}
+
+impl BufferHandler for Vitrine {
+    fn buffer_destroyed(&mut self, _buffer: &WlBuffer) {}
+}
+
+impl XdgShellHandler for Vitrine {
+    fn xdg_shell_state(&mut self) -> &mut XdgShellState {
+        &mut self.globals.xdg_shell
+    }
+
+    fn new_toplevel(&mut self, surface: ToplevelSurface) {
+        self.shell.add_toplevel(surface);
+    }
+
+    fn toplevel_destroyed(&mut self, surface: ToplevelSurface) {
+        self.shell.remove_toplevel(&surface);
+        self.focus_top();
+        self.scene_changed();
+    }
+
+    fn new_popup(&mut self, surface: PopupSurface, positioner: PositionerState) {
+        self.shell.add_popup(surface, positioner);
+    }
+
+    fn popup_destroyed(&mut self, _surface: PopupSurface) {
+        self.scene_changed();
+    }
+
+    fn reposition_request(
+        &mut self,
+        surface: PopupSurface,
+        positioner: PositionerState,
+        token: u32,
+    ) {
+        self.shell.place_popup(&surface, positioner);
+        surface.send_repositioned(token);
+    }
+
+    fn grab(&mut self, surface: PopupSurface, seat: WlSeat, serial: Serial) {
+        let Some(seat) = Seat::<Vitrine>::from_resource(&seat) else {
+            return;
+        };
+        let popup = PopupKind::Xdg(surface);
+        let Ok(root) = find_popup_root_surface(&popup) else {
+            return;
+        };
+        self.grab_popup(popup, root, &seat, serial);
+    }
+
+    fn fullscreen_request(&mut self, surface: ToplevelSurface, output: Option<WlOutput>) {
+        let output = output.as_ref().and_then(Output::from_resource);
+        self.shell.wish_output(&surface, output);
+        self.scene_changed();
+    }
+
+    fn unfullscreen_request(&mut self, surface: ToplevelSurface) {
+        // A kiosk's windows stay full screen; the answer says so.
+        self.shell.wish_output(&surface, None);
+    }
+
+    fn maximize_request(&mut self, surface: ToplevelSurface) {
+        self.shell.wish_output(&surface, None);
+    }
+
+    fn unmaximize_request(&mut self, surface: ToplevelSurface) {
+        self.shell.wish_output(&surface, None);
+    }
+}
+
+impl XdgDecorationHandler for Vitrine {
+    fn new_decoration(&mut self, toplevel: ToplevelSurface) {
+        self.request_mode(toplevel, Mode::ServerSide);
+    }
+
+    fn request_mode(&mut self, toplevel: ToplevelSurface, _mode: Mode) {
+        // Full-screen windows have no borders; "server side" makes clients draw none.
+        toplevel.with_pending_state(|state| state.decoration_mode = Some(Mode::ServerSide));
+        if toplevel.is_initial_configure_sent() {
+            toplevel.send_configure();
+        }
+    }
+
+    fn unset_mode(&mut self, toplevel: ToplevelSurface) {
+        self.request_mode(toplevel, Mode::ServerSide);
+    }
+}
+
+delegate_compositor!(Vitrine);
+delegate_xdg_shell!(Vitrine);
+delegate_xdg_decoration!(Vitrine);

@@ -1,0 +1,307 @@
+//! `compositor.toml`: what it may say, its defaults, and errors that name the file, the line, the key and what is valid.
+//!
+//! This room knows no device, no Wayland and no event loop: text goes in, a [`Config`] comes out. Higher rooms read the
+//! plain data below. Every key stands in [`schema`]; the reader refuses a key that does not.
+
+mod error;
+mod read;
+mod reader;
+pub mod schema;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use self::{
+    error::{ConfigError, Problem},
+    values::{
+        AccelProfile, DeviceChoice, DmabufTargets, KeyboardRepeat, LogTarget, ModeRule, OutputMode,
+        ProducerChoice, RendererChoice, TransformRule,
+    },
+};
+
+/// Everything that compositor.toml can say. [`Config::default`] is what an empty file means.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Config {
+    /// The KMS device to drive.
+    pub drm_device: DeviceChoice,
+    /// Who draws the picture.
+    pub renderer: RendererChoice,
+    /// How the screen is captured.
+    pub capture: CaptureSection,
+    /// Rules for outputs, in the order of the file. Which one applies: see [`Config::output`].
+    pub outputs: Vec<OutputRule>,
+    /// Keyboards, pointers and touch screens.
+    pub input: InputSection,
+    /// The pointer's picture.
+    pub cursor: CursorSection,
+    /// The Wayland seat.
+    pub seat: SeatSection,
+    /// Where messages go.
+    pub log: LogSection,
+    /// The application to run.
+    pub app: AppSection,
+}
+
+/// `[capture]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureSection {
+    /// Buffers in each output's ring (3 to 8).
+    pub ring_slots: usize,
+    /// Frames that one client may hold at once (1 to 3; less than `ring_slots`).
+    pub quota: usize,
+    /// A client that holds a frame for longer is behind.
+    pub hold_deadline: Duration,
+    /// Refreshes that a released slot rests while its client has not been given a newer frame.
+    pub grace_refreshes: u32,
+    /// Pause between the end of a writeback job and the next one.
+    pub cooling: Duration,
+    /// Where captured frames come from.
+    pub producer: ProducerChoice,
+    /// Whether the copy protocol offers dma-buf targets.
+    pub dmabuf: DmabufTargets,
+}
+
+impl Default for CaptureSection {
+    fn default() -> Self {
+        Self {
+            ring_slots: 4,
+            quota: 2,
+            hold_deadline: Duration::from_millis(1000),
+            grace_refreshes: 2,
+            cooling: Duration::from_millis(2),
+            producer: ProducerChoice::Writeback,
+            dmabuf: DmabufTargets::Auto,
+        }
+    }
+}
+
+/// One `[[output]]` table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputRule {
+    /// Connector name as in `vitrine probe`; `*` stands for any run of characters.
+    pub connector: String,
+    /// `false`: the output stays dark and no application sees it.
+    pub enabled: bool,
+    /// Which of the connector's modes is set.
+    pub mode: ModeRule,
+    /// Pixels of the mode per logical pixel.
+    pub scale: f64,
+    /// How the picture is turned on the panel.
+    pub transform: TransformRule,
+    /// Top left corner in logical pixels; `None`: to the right of the outputs before it.
+    pub position: Option<(i32, i32)>,
+}
+
+impl Default for OutputRule {
+    fn default() -> Self {
+        Self {
+            connector: "*".to_owned(),
+            enabled: true,
+            mode: ModeRule::Preferred,
+            scale: 1.0,
+            transform: TransformRule::Normal,
+            position: None,
+        }
+    }
+}
+
+impl OutputRule {
+    /// Whether this rule covers the connector of that name.
+    pub fn matches(&self, connector: &str) -> bool {
+        values::wildcard_match(&self.connector, connector)
+    }
+}
+
+/// `[input]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputSection {
+    /// Ctrl+Alt+F1 to F12 switch the virtual terminal.
+    pub vt_switch: bool,
+    /// Ctrl+Alt+Backspace ends the compositor.
+    pub terminate_key: bool,
+    /// `[input.keyboard]`
+    pub keyboard: KeyboardSection,
+    /// `[input.pointer]`
+    pub pointer: PointerSection,
+    /// `[input.touch]`
+    pub touch: TouchSection,
+}
+
+impl Default for InputSection {
+    fn default() -> Self {
+        Self {
+            vt_switch: true,
+            terminate_key: false,
+            keyboard: KeyboardSection::default(),
+            pointer: PointerSection::default(),
+            touch: TouchSection::default(),
+        }
+    }
+}
+
+/// `[input.keyboard]`: the names that xkbcommon compiles to a keymap. An empty name means the system's default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyboardSection {
+    /// XKB rules file.
+    pub rules: String,
+    /// XKB model.
+    pub model: String,
+    /// XKB layouts, separated by commas.
+    pub layout: String,
+    /// XKB variants, one per layout, separated by commas.
+    pub variant: String,
+    /// XKB options, separated by commas.
+    pub options: String,
+    /// Rate and delay of repeated keys.
+    pub repeat: KeyboardRepeat,
+}
+
+/// `[input.pointer]`: mice and touchpads. `None` leaves what libinput chose for the device.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PointerSection {
+    /// How motion is accelerated.
+    pub accel_profile: Option<AccelProfile>,
+    /// From -1 (slow) to 1 (fast).
+    pub accel_speed: Option<f64>,
+    /// Content follows the fingers.
+    pub natural_scroll: Option<bool>,
+    /// Left and right button change places.
+    pub left_handed: Option<bool>,
+    /// A tap on a touchpad is a click.
+    pub tap: Option<bool>,
+}
+
+/// `[input.touch]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TouchSection {
+    /// Connector of the panel under the touch screen; `None`: libinput's hint, else the first output.
+    pub output: Option<String>,
+    /// The first two rows of the 3x3 matrix that maps touch positions; `None`: what udev says.
+    pub calibration: Option<[f32; 6]>,
+}
+
+/// `[cursor]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CursorSection {
+    /// XCursor theme, given to applications as XCURSOR_THEME.
+    pub theme: String,
+    /// Nominal size in logical pixels, given to applications as XCURSOR_SIZE.
+    pub size: u32,
+}
+
+impl Default for CursorSection {
+    fn default() -> Self {
+        Self {
+            theme: "default".to_owned(),
+            size: 24,
+        }
+    }
+}
+
+/// `[seat]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeatSection {
+    /// Name of the wl_seat that clients see.
+    pub name: String,
+}
+
+impl Default for SeatSection {
+    fn default() -> Self {
+        Self {
+            name: "seat0".to_owned(),
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSection {
+    /// Where messages go.
+    pub target: LogTarget,
+    /// tracing filter directives, e.g. `info,vitrine::kms=debug`.
+    pub filter: String,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self {
+            target: LogTarget::Auto,
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+/// `[app]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AppSection {
+    /// Program and arguments; empty: none. `vitrine -- app args` replaces it.
+    pub command: Vec<String>,
+}
+
+impl Config {
+    /// Reads the text of a compositor.toml; `file` only names it in errors.
+    ///
+    /// # Errors
+    /// Every problem of the text at once, in the order of the lines.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        read::config(text, file)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or see [`Config::parse`].
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+            file: file.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, file)
+    }
+
+    /// Reads `explicit` if given, else the first of [`search_path`] that exists, else takes the defaults. Says which
+    /// file it was.
+    ///
+    /// # Errors
+    /// As [`Config::load`]; an explicit file must exist.
+    pub fn find(explicit: Option<&Path>) -> Result<(Self, Option<PathBuf>), ConfigError> {
+        if let Some(file) = explicit {
+            return Ok((Self::load(file)?, Some(file.to_owned())));
+        }
+        let home = std::env::var_os("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+        match search_path(home.as_deref())
+            .into_iter()
+            .find(|file| file.is_file())
+        {
+            Some(file) => Ok((Self::load(&file)?, Some(file))),
+            None => Ok((Self::default(), None)),
+        }
+    }
+
+    /// The rule for a connector: the `[[output]]` that names it exactly, else the first whose `*` covers it, else the
+    /// defaults.
+    pub fn output(&self, connector: &str) -> OutputRule {
+        let exact = self.outputs.iter().find(|rule| rule.connector == connector);
+        let rule = exact.or_else(|| self.outputs.iter().find(|rule| rule.matches(connector)));
+        rule.cloned().unwrap_or_default()
+    }
+}
+
+/// Where a compositor.toml is looked for when the command line names none; the first wins. A relative or missing
+/// configuration home is not searched (XDG base directory specification).
+pub fn search_path(config_home: Option<&Path>) -> Vec<PathBuf> {
+    config_home
+        .filter(|home| home.is_absolute())
+        .map(|home| home.join("vitrine"))
+        .into_iter()
+        .chain([PathBuf::from("/etc/vitrine")])
+        .map(|folder| folder.join("compositor.toml"))
+        .collect()
+}

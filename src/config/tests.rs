@@ -1,0 +1,474 @@
+//! The schema, the reader, compositor.toml and the manual must say the same; mistakes must be told in useful words.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::{schema, search_path, values::wildcard_match, *};
+
+const SHIPPED: &str = include_str!("../../compositor.toml");
+const MANUAL: &str = include_str!("../../docs/configuration.md");
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("compositor.toml"))
+}
+
+fn complaint(text: &str) -> String {
+    parse(text).expect_err(text).to_string()
+}
+
+/// A file that sets one key of a section.
+fn with_key(section: &schema::Section, key: &str, value: &str) -> String {
+    let connector = if section.header == "[[output]]" && key != "connector" {
+        "connector = \"X-1\"\n"
+    } else {
+        ""
+    };
+    format!("{}\n{connector}{key} = {value}\n", section.header)
+}
+
+/// Values of each key at the edges: what is taken and what is refused. None of the taken ones is the default.
+fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'static str]) {
+    match (header, key) {
+        ("", "drm_device") => (&["'/dev/dri/card1'"], &["''", "'card0'", "1"]),
+        ("", "renderer") => (&["'pixman'", "'gles'"], &["'vulkan'", "'Pixman'", "true"]),
+        ("[capture]", "ring_slots") => (&["3", "8"], &["2", "9", "-1", "4.0", "'4'", "4294967300"]),
+        ("[capture]", "quota") => (&["1", "3"], &["0", "4", "true"]),
+        ("[capture]", "hold_deadline_ms") => (&["50", "60000"], &["49", "60001"]),
+        ("[capture]", "grace_refreshes") => (&["0", "60"], &["-1", "61"]),
+        ("[capture]", "cooling_ms") => (
+            &["0", "0.5", "100"],
+            &["-0.1", "100.1", "nan", "inf", "'2'"],
+        ),
+        // The default is the only one so far.
+        ("[capture]", "producer") => (&[], &["'render'", "'auto'", "''"]),
+        ("[capture]", "dmabuf") => (&["'on'", "'off'"], &["true", "'yes'"]),
+        ("[[output]]", "connector") => {
+            (&["'DP-1'", "'HDMI-*'"], &["''", "' '", "7", "\"a\\u0000\""])
+        }
+        ("[[output]]", "enabled") => (&["false"], &["0", "'no'"]),
+        ("[[output]]", "mode") => (
+            &["'1280x720'", "'1280x720@59.94'", "'65535x1@1000'"],
+            &[
+                "'1280'",
+                "'x'",
+                "'0x0'",
+                "'+1x1'",
+                "'65536x1'",
+                "'1x1@'",
+                "'1x1@0'",
+                "'1x1@-60'",
+                "'1x1@1e2'",
+                "'1x1@1001'",
+                "'1x1@60.0.0'",
+                "[1280, 720]",
+            ],
+        ),
+        ("[[output]]", "scale") => (
+            &["0.5", "2", "8"],
+            &["0.49", "8.1", "0", "-1", "nan", "'2'"],
+        ),
+        ("[[output]]", "transform") => (
+            &[
+                "'90'",
+                "'180'",
+                "'270'",
+                "'flipped'",
+                "'flipped-90'",
+                "'flipped-180'",
+                "'flipped-270'",
+            ],
+            &["90", "'45'", "'flipped-0'"],
+        ),
+        ("[[output]]", "position") => (
+            &["[0, 0]", "[-32768, 32767]"],
+            &[
+                "[0]",
+                "[0, 0, 0]",
+                "[32768, 0]",
+                "[0.5, 0]",
+                "'left'",
+                "{ x = 0, y = 0 }",
+            ],
+        ),
+        ("[input]", "vt_switch") => (&["false"], &["'off'"]),
+        ("[input]", "terminate_key") => (&["true"], &["'Ctrl+Alt+Backspace'"]),
+        ("[input.keyboard]", "repeat_rate") => (&["0", "200"], &["-1", "201", "2.5"]),
+        ("[input.keyboard]", "repeat_delay") => (&["50", "10000"], &["49", "10001"]),
+        ("[input.keyboard]", _) => (&["'de'"], &["1", "['de']", "\"d\\u0000e\"", "\"d\\ne\""]),
+        ("[input.pointer]", "accel_profile") => (&["'flat'", "'adaptive'"], &["'none'", "0"]),
+        ("[input.pointer]", "accel_speed") => {
+            (&["-1", "0", "1.0"], &["-1.1", "1.1", "nan", "'fast'"])
+        }
+        ("[input.pointer]", _) => (&["true", "false"], &["1", "'true'"]),
+        ("[input.touch]", "output") => (&["'DSI-1'"], &["''", "1"]),
+        ("[input.touch]", "calibration") => (
+            &["[1, 0, 0.0, 0, 1, 0.5]"],
+            &[
+                "[1, 0, 0, 0, 1]",
+                "[1, 0, 0, 0, 1, 0, 0]",
+                "[1, 0, 0, 0, 1, nan]",
+                "'none'",
+            ],
+        ),
+        ("[cursor]", "theme") => (&["'Adwaita'"], &["''", "1"]),
+        ("[cursor]", "size") => (&["1", "512"], &["0", "513", "'big'"]),
+        ("[seat]", "name") => (&["'kiosk'"], &["''", "\"a\\u0000\"", "0"]),
+        ("[log]", "target") => (&["'stderr'", "'journald'"], &["'file'", "1"]),
+        ("[log]", "filter") => (
+            &["'debug'", "'vitrine::kms=trace'"],
+            &["''", "'vitrine=loud'", "3"],
+        ),
+        ("[app]", "command") => (
+            &["['foot']", "['sh', '-c', \"a\\nb\"]"],
+            &["'foot'", "['']", "['a', 1]", "[\"a\\u0000\"]"],
+        ),
+        _ => panic!("{header} {key} has no values in this test"),
+    }
+}
+
+#[test]
+fn the_shipped_file_says_the_defaults_and_every_key() {
+    let outputs = vec![OutputRule::default()];
+    assert_eq!(
+        parse(SHIPPED).unwrap(),
+        Config {
+            outputs,
+            ..Config::default()
+        }
+    );
+    for section in schema::SECTIONS {
+        let body = match section.header {
+            "" => SHIPPED.split("\n[").next().unwrap(),
+            header => {
+                let at = SHIPPED.find(&format!("\n{header}\n")).expect(header);
+                SHIPPED[at + 1..].split("\n[").next().unwrap()
+            }
+        };
+        for key in section.keys {
+            let line = format!("\n{} = ", key.name);
+            assert!(
+                body.contains(&line),
+                "{} is missing in {}",
+                key.name,
+                section.place()
+            );
+        }
+    }
+}
+
+#[test]
+fn an_empty_file_means_the_defaults() {
+    assert_eq!(parse("").unwrap(), Config::default());
+    let headers = "[capture]\n[input]\n[input.touch]\n[cursor]\n[seat]\n[log]\n[app]\n";
+    assert_eq!(parse(headers).unwrap(), Config::default());
+}
+
+#[test]
+fn the_manual_names_every_key_and_every_valid_value() {
+    for section in schema::SECTIONS {
+        let title = match section.header {
+            "" => "## Top level".to_owned(),
+            header => format!("## `{header}`"),
+        };
+        let at = MANUAL.find(&format!("\n{title}\n")).expect(&title);
+        let body = MANUAL[at + 1..].split("\n## ").next().unwrap();
+        for key in section.keys {
+            let row = format!("\n| `{}` | {} |", key.name, key.valid);
+            assert!(body.contains(&row), "{title} has no line that begins {row}");
+        }
+    }
+}
+
+#[test]
+fn every_key_takes_its_edges_and_refuses_what_is_beyond() {
+    for section in schema::SECTIONS {
+        for key in section.keys {
+            let (good, bad) = edges(section.header, key.name);
+            assert!(!bad.is_empty());
+            for value in good {
+                let config = parse(&with_key(section, key.name, value)).unwrap();
+                let mut plain = Config::default();
+                if section.header == "[[output]]" {
+                    plain.outputs = vec![OutputRule {
+                        connector: "X-1".to_owned(),
+                        ..OutputRule::default()
+                    }];
+                }
+                // [0, 0] is a position and "auto" is none: everything taken here changes something.
+                assert_ne!(
+                    config,
+                    plain,
+                    "{} = {value} in {} does nothing",
+                    key.name,
+                    section.place()
+                );
+            }
+            for value in bad {
+                let text = complaint(&with_key(section, key.name, value));
+                let after_connector = section.header == "[[output]]" && key.name != "connector";
+                let line = if after_connector { 3 } else { 2 };
+                let start = format!("compositor.toml:{line}: bad value ");
+                let end = format!(
+                    " for \"{}\" in {}; valid: {}",
+                    key.name,
+                    section.place(),
+                    key.valid
+                );
+                assert!(
+                    text.starts_with(&start) && text.ends_with(&end),
+                    "{value}: {text}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
+    assert_eq!(
+        complaint("# a\n\nrendrer = \"gles\"\n"),
+        "compositor.toml:3: unknown key \"rendrer\" in the top level; valid keys: drm_device, renderer, capture, \
+         output, input, cursor, seat, log, app; did you mean \"renderer\"?"
+    );
+    assert_eq!(
+        complaint("[capture]\nring_slots = 3\nqouta = 1\n"),
+        "compositor.toml:3: unknown key \"qouta\" in [capture]; valid keys: ring_slots, quota, hold_deadline_ms, \
+         grace_refreshes, cooling_ms, producer, dmabuf; did you mean \"quota\"?"
+    );
+    let far = complaint("[seat]\nwallpaper = 1\n");
+    assert_eq!(
+        far,
+        "compositor.toml:2: unknown key \"wallpaper\" in [seat]; valid keys: name"
+    );
+}
+
+#[test]
+fn an_unknown_table_is_an_unknown_key() {
+    let text = complaint("[input.keybord]\nlayout = \"de\"\n");
+    assert!(
+        text.starts_with("compositor.toml:1: unknown key \"keybord\" in [input];"),
+        "{text}"
+    );
+    assert!(text.ends_with("did you mean \"keyboard\"?"), "{text}");
+}
+
+#[test]
+fn a_bad_value_is_shown_with_what_is_valid() {
+    assert_eq!(
+        complaint("\n[capture]\nring_slots = 9\n"),
+        "compositor.toml:3: bad value 9 for \"ring_slots\" in [capture]; valid: a whole number from 3 to 8"
+    );
+}
+
+#[test]
+fn a_long_value_is_shortened_in_the_message() {
+    let text = complaint(&format!("renderer = \"{}\"\n", "é".repeat(5000)));
+    assert!(text.chars().count() < 200, "{text}");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_in_the_order_of_the_lines() {
+    let text = complaint("[log]\ntarget = 1\n[capture]\nquota = 9\nx = 1\n[[output]]\nscale = 2\n");
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| line.split(": ").next().unwrap())
+        .collect();
+    assert_eq!(
+        lines,
+        [2, 4, 5, 6].map(|line| format!("compositor.toml:{line}"))
+    );
+}
+
+#[test]
+fn text_that_is_not_toml_is_reported_with_its_line() {
+    for text in ["a = 1\nb = = 2\n", "a = 1\nb = \"x\n", "a = 1\n[capture\n"] {
+        let message = complaint(text);
+        assert!(
+            message.starts_with("compositor.toml:2: not valid TOML: "),
+            "{message}"
+        );
+    }
+    assert!(complaint("renderer = 'gles'\nrenderer = 'gles'\n").contains("not valid TOML"));
+}
+
+#[test]
+fn a_table_in_place_of_a_value_and_a_value_in_place_of_a_table_are_explained() {
+    assert_eq!(
+        complaint("capture = 3\n"),
+        "compositor.toml:1: \"capture\" must be a table: write [capture] and its keys below it"
+    );
+    assert_eq!(
+        complaint("[output]\nconnector = 'X'\n"),
+        "compositor.toml:1: \"output\" must be a list of tables: write [[output]] for each"
+    );
+    assert!(complaint("output = [1]\n").contains("write [[output]] for each"));
+    assert!(complaint("[renderer]\nx = 1\n").contains("bad value"));
+}
+
+#[test]
+fn a_quota_that_leaves_no_slot_is_refused() {
+    let text = complaint("[capture]\nring_slots = 3\nquota = 3\n");
+    assert!(
+        text.starts_with("compositor.toml:3: \"quota\" in [capture] is 3 but \"ring_slots\" is 3;"),
+        "{text}"
+    );
+    assert!(parse("[capture]\nring_slots = 4\nquota = 3\n").is_ok());
+}
+
+#[test]
+fn an_output_without_connector_or_twice_the_same_is_refused() {
+    let text = complaint("[[output]]\nscale = 2\n");
+    assert!(
+        text.starts_with("compositor.toml:1: [[output]] has no \"connector\";"),
+        "{text}"
+    );
+    let text = complaint("[[output]]\nconnector = 'A'\n[[output]]\nconnector = 'A'\n");
+    assert!(
+        text.starts_with("compositor.toml:4: a second [[output]] for connector \"A\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_exact_connector_goes_before_a_pattern_and_patterns_go_in_order() {
+    let config = parse(
+        "[[output]]\nconnector = 'HDMI-*'\nscale = 2\n[[output]]\nconnector = '*'\nscale = 3\n\
+         [[output]]\nconnector = 'HDMI-A-2'\nscale = 4\n",
+    )
+    .unwrap();
+    let scale = |connector| config.output(connector).scale;
+    assert_eq!(
+        (scale("HDMI-A-1"), scale("HDMI-A-2"), scale("DP-1")),
+        (2.0, 4.0, 3.0)
+    );
+    assert_eq!(Config::default().output("Virtual-1"), OutputRule::default());
+}
+
+#[test]
+fn a_star_stands_for_any_run_of_characters() {
+    for (pattern, text) in [
+        ("*", ""),
+        ("*", "DP-1"),
+        ("DP-*", "DP-"),
+        ("*-1", "DP-1"),
+        ("H*A*1", "HDMI-A-1"),
+        ("a*a", "aa"),
+        ("**", "x"),
+        ("DP-1", "DP-1"),
+        ("*ab", "aab"),
+        ("*a*b", "aab"),
+    ] {
+        assert!(wildcard_match(pattern, text), "{pattern} {text}");
+    }
+    for (pattern, text) in [
+        ("DP-1", "DP-11"),
+        ("DP-*", "eDP-1"),
+        ("a*a", "a"),
+        ("", "x"),
+        ("*-1", "DP-12"),
+        ("a*b*b", "ab"),
+    ] {
+        assert!(!wildcard_match(pattern, text), "{pattern} {text}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = Config::load(Path::new("/nonexistent/vitrine.toml")).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("/nonexistent/vitrine.toml: cannot be read: "),
+        "{error}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("latin1.toml");
+    std::fs::write(&file, b"[seat]\nname = \"\xe9\"\n").unwrap();
+    assert!(matches!(
+        Config::load(&file),
+        Err(ConfigError::Unreadable { .. })
+    ));
+}
+
+#[test]
+fn the_users_file_goes_before_the_systems() {
+    let system = PathBuf::from("/etc/vitrine/compositor.toml");
+    let user = PathBuf::from("/home/x/.config/vitrine/compositor.toml");
+    assert_eq!(
+        search_path(Some(Path::new("/home/x/.config"))),
+        [user, system.clone()]
+    );
+    assert_eq!(search_path(Some(Path::new("relative"))), search_path(None));
+    assert_eq!(search_path(None), [system]);
+}
+
+#[test]
+fn the_mode_that_the_rule_means_is_chosen() {
+    let mode = |width, height, refresh_millihertz, preferred| OutputMode {
+        width,
+        height,
+        refresh_millihertz,
+        preferred,
+    };
+    let modes = [
+        mode(1920, 1080, 60_000, false),
+        mode(1280, 720, 59_940, false),
+        mode(1280, 720, 60_000, false),
+        mode(1280, 720, 50_000, false),
+        mode(1024, 768, 75_000, false),
+        mode(1024, 768, 60_000, true),
+    ];
+    let choose = |text| ModeRule::parse(text).unwrap().choose(&modes);
+    assert_eq!(choose("preferred"), Some(5));
+    assert_eq!(choose("1280x720@59.94"), Some(1));
+    assert_eq!(choose("1280x720@60"), Some(2));
+    assert_eq!(choose("1280x720@50"), Some(3));
+    assert_eq!(
+        choose("1280x720"),
+        Some(2),
+        "the fastest when none is preferred"
+    );
+    assert_eq!(
+        choose("1024x768"),
+        Some(5),
+        "the preferred one although another is faster"
+    );
+    assert_eq!(choose("1280x720@75"), None);
+    assert_eq!(choose("640x480"), None);
+    assert_eq!(
+        ModeRule::Preferred.choose(&modes[..3]),
+        Some(0),
+        "the first when none is preferred"
+    );
+    assert_eq!(ModeRule::Preferred.choose(&[]), None);
+}
+
+proptest! {
+    #[test]
+    fn no_text_crashes_the_reader(text in "\\PC{0,80}(\n\\PC{0,40}){0,4}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_damage_to_a_good_file_crashes_the_reader(at in 0..SHIPPED.len(), junk in "[\\[\\]=\"{}#.,\n a0-]{0,3}", cut in 0usize..30) {
+        // The file is ASCII: every index is a boundary.
+        let start = at;
+        let end = (at + cut).min(SHIPPED.len());
+        let _ = parse(&format!("{}{junk}{}", &SHIPPED[..start], &SHIPPED[end..]));
+    }
+
+    #[test]
+    fn every_complaint_names_a_line_of_the_file(line in 1usize..20) {
+        let text = format!("{}bogus = 1\n", "\n".repeat(line - 1));
+        let start = format!("compositor.toml:{line}: ");
+        prop_assert!(complaint(&text).starts_with(&start));
+    }
+}

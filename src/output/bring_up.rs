@@ -1,0 +1,288 @@
+//! A screen's beginning and end: its memory, the modeset with the writeback connector attached, pause, resume, off.
+
+use smithay::{
+    backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd},
+    output::Output,
+};
+
+use super::{
+    chain::Chain,
+    cursor_plane::CursorPlane,
+    ring::CaptureBuffers,
+    scanout::{self, ScanoutError},
+    screen::{Screen, CAPTURE_FORMAT},
+    Step, StepContext,
+};
+use crate::{
+    capture::OutputCapture,
+    kms::{self, modeset::refresh_of, topology::Head, FrameState},
+    render::{Scene, SceneDamage, Target},
+    time::Time,
+};
+
+/// Time between tries of a modeset that fails.
+const MODESET_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A cursor plane's size where the driver does not tell one: the kernel's own assumption.
+const CURSOR_SIZE: (u32, u32) = (64, 64);
+
+/// What a screen is made of.
+#[derive(Debug)]
+pub struct ScreenSetup<'a> {
+    /// The device.
+    pub device: &'a kms::Device,
+    /// Its memory.
+    pub gbm: &'a GbmDevice<DrmDeviceFd>,
+    /// Connector, CRTC, planes, writeback connector.
+    pub head: &'a Head,
+    /// The mode to set.
+    pub mode: drm::control::Mode,
+    /// Whether pixels are drawn on the CPU.
+    pub software: bool,
+    /// The gap between a writeback fence and the next job.
+    pub cooling: std::time::Duration,
+}
+
+/// Why a screen cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ScreenError {
+    /// The display controller.
+    #[error(transparent)]
+    Kms(#[from] kms::Error),
+    /// Its memory.
+    #[error(transparent)]
+    Scanout(#[from] ScanoutError),
+}
+
+impl Screen {
+    /// Allocates everything that the screen will ever need; nothing is shown yet.
+    ///
+    /// # Errors
+    /// When the device is gone or has no memory.
+    pub fn new(setup: ScreenSetup<'_>, output: Output) -> Result<Self, ScreenError> {
+        let ScreenSetup {
+            device,
+            gbm,
+            head,
+            mode,
+            software,
+            cooling,
+        } = setup;
+        let mut pipeline = kms::Pipeline::for_head(device, head, &[])?;
+        let mut pacing = *pipeline.writeback().config();
+        pacing.cooling.min = cooling;
+        pipeline.configure_writeback(pacing);
+        let size = (u32::from(mode.size().0), u32::from(mode.size().1));
+        let buffers = scanout::allocate(device.fd(), gbm, size, software)?;
+        let cursor = head
+            .planes
+            .cursor
+            .and_then(|_| CursorPlane::new(device.fd(), gbm, cursor_size(device.fd())));
+        Ok(Self {
+            pair: (head.connector, head.crtc),
+            gbm: gbm.clone(),
+            pipeline,
+            mode,
+            refresh: refresh_of(&mode),
+            buffers,
+            chain: Chain::default(),
+            scene: SceneDamage::new(&output),
+            cursor,
+            capture_buffers: None,
+            no_writeback: None,
+            scene_dirty: true,
+            cursor_dirty: true,
+            shown_cursor: None,
+            cursor_surface: None,
+            drawn_cursor: false,
+            uncommitted: None,
+            feedback: None,
+            callbacks_due: None,
+            last_flip: Time::default(),
+            retry_at: None,
+            failures: 0,
+            job_refusals: 0,
+            next_job: 1,
+            paused: false,
+            flips: 0,
+            output,
+        })
+    }
+
+    /// Draws the first frame and sets the mode with it, the writeback connector attached.
+    pub(super) fn bring_up(&mut self, context: &mut StepContext<'_>, step: &mut Step) {
+        if let Some(retry) = self.retry_at.filter(|retry| *retry > context.now) {
+            step.wake_at(Some(retry));
+            return;
+        }
+        self.retry_at = None;
+        self.ensure_ring(context.capture, context.now);
+        let Some(index) = self.draw_first(context) else {
+            self.retry_at = Some(context.now + MODESET_RETRY);
+            step.wake_at(self.retry_at);
+            return;
+        };
+        let frame = FrameState::primary(self.primary(index));
+        match self.pipeline.modeset(self.mode, &frame, context.now) {
+            Ok(report) => self.brought_up(index, report, context),
+            Err(error) => {
+                tracing::error!(target: "vitrine::output", output = %self.output.name(), mode = %super::describe::mode_name(&self.mode), %error, "the mode cannot be set; trying again in a second");
+                self.retry_at = Some(context.now + MODESET_RETRY);
+                step.wake_at(self.retry_at);
+            }
+        }
+        // What came meanwhile is drawn in the next step.
+        step.wake_at(Some(context.now));
+    }
+
+    fn brought_up(
+        &mut self,
+        index: usize,
+        report: kms::ModesetReport,
+        context: &mut StepContext<'_>,
+    ) {
+        self.chain.blanked();
+        self.chain.committed(index, false);
+        self.chain.flipped();
+        self.failures = 0;
+        self.job_refusals = 0;
+        self.uncommitted = None;
+        self.no_writeback = report.writeback_attached.err();
+        self.cursor_dirty = true;
+        let full = crate::geometry::Rect::from_size(self.size());
+        context.capture.committed(&[full], None);
+        if let Some(reason) = &self.no_writeback {
+            tracing::warn!(target: "vitrine::output", output = %self.output.name(), %reason, "no writeback on this output: captures wait");
+        }
+        self.callbacks_due = Some(context.now);
+    }
+
+    fn size(&self) -> crate::geometry::Size {
+        let (width, height) = self.mode.size();
+        (i32::from(width), i32::from(height)).into()
+    }
+
+    fn ensure_ring(&mut self, capture: &mut OutputCapture, now: Time) {
+        if self.capture_buffers.is_some() {
+            return;
+        }
+        let (width, height) = self.mode.size();
+        let size = (u32::from(width), u32::from(height));
+        match CaptureBuffers::allocate(&self.gbm, size, CAPTURE_FORMAT, capture, now) {
+            Ok(buffers) => self.capture_buffers = Some(buffers),
+            Err(error) => {
+                tracing::error!(target: "vitrine::output", output = %self.output.name(), %error, "no capture on this output");
+                self.no_writeback = Some(error.to_string());
+            }
+        }
+    }
+
+    fn draw_first(&mut self, context: &mut StepContext<'_>) -> Option<usize> {
+        self.redraw_all();
+        let (chain, buffers) = (&self.chain, &mut self.buffers);
+        let scene = Scene {
+            shell: context.shell,
+            output: &self.output,
+            cursor: None,
+        };
+        let mut used = None;
+        let drawn = context.renderer.draw(&scene, &mut self.scene, || {
+            let (index, age) = chain.next()?;
+            used = Some(index);
+            Some(Target {
+                dmabuf: &mut buffers.get_mut(index)?.dmabuf,
+                age,
+            })
+        });
+        if let Err(error) = drawn {
+            tracing::error!(target: "vitrine::render", output = %self.output.name(), %error, "the first frame could not be drawn");
+            return None;
+        }
+        if let Some(index) = used {
+            self.chain.drawn(index);
+        }
+        used
+    }
+
+    /// Sets everything anew: the next step begins with a modeset.
+    pub(super) fn reset(&mut self) {
+        tracing::warn!(target: "vitrine::output", output = %self.output.name(), "setting the whole display state anew");
+        if let Err(error) = self.pipeline.disable() {
+            tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the output cannot be switched off");
+        }
+        self.failures = 0;
+    }
+
+    /// The seat is somebody else's: nothing is committed until `resume`.
+    pub fn pause(&mut self) {
+        self.paused = true;
+        self.pipeline.pause();
+    }
+
+    /// The seat is ours again: the full state is set, as anything may have happened to it.
+    pub fn resume(&mut self) {
+        self.paused = false;
+        self.retry_at = None;
+        match self.pipeline.resume(Time::now()) {
+            Ok(Some(report)) => self.no_writeback = report.writeback_attached.err(),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the screen does not come back yet");
+            }
+        }
+        self.uncommitted = Some(Vec::new());
+        self.scene_dirty = true;
+        self.cursor_dirty = true;
+    }
+
+    /// One line with what this screen did, for operators and tests.
+    pub fn log_summary(&self, device: &kms::Device, capture: Option<&OutputCapture>) {
+        let kms = device.stats().of(self.pair.1);
+        let jobs = self.pipeline.writeback().stats();
+        let capture = capture
+            .map(|capture| capture.stats().clone())
+            .unwrap_or_default();
+        tracing::info!(
+            target: "vitrine::stats",
+            output = %self.output.name(),
+            flips = self.flips,
+            commits = kms.commits,
+            modesets = kms.modesets,
+            jobs = jobs.jobs,
+            probes = jobs.probes,
+            published = capture.frames,
+            delivered = capture.delivered,
+            skipped = capture.skipped.wanted(),
+            lost = jobs.lost,
+            late = jobs.late,
+            failed = jobs.failed,
+            stalls = jobs.stalls,
+            recoveries = jobs.recoveries,
+            quarantined = capture.quarantined,
+            voids = capture.voids,
+            buffers = capture.buffers,
+            copies = capture.copies,
+            copied_bytes = capture.copied_bytes,
+            "summary",
+        );
+    }
+}
+
+fn cursor_size(fd: &DrmDeviceFd) -> (u32, u32) {
+    use drm::{Device, DriverCapability};
+    let side = |capability| {
+        let side = fd
+            .get_driver_capability(capability)
+            .ok()
+            .and_then(|n| u32::try_from(n).ok());
+        side.filter(|n| *n > 0)
+    };
+    match (
+        side(DriverCapability::CursorWidth),
+        side(DriverCapability::CursorHeight),
+    ) {
+        // Every driver takes its smallest size, and a small plane is quicker to fill and to blend.
+        (Some(width), Some(height)) => (width.min(CURSOR_SIZE.0), height.min(CURSOR_SIZE.1)),
+        _ => CURSOR_SIZE,
+    }
+}

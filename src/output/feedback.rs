@@ -1,0 +1,68 @@
+//! What clients are told about a frame: frame callbacks and presentation feedback.
+
+use std::time::Duration;
+
+use smithay::{
+    backend::renderer::element::RenderElementStates,
+    desktop::utils::{
+        send_frames_surface_tree, surface_presentation_feedback_flags_from_states,
+        OutputPresentationFeedback,
+    },
+    output::Output,
+    reexports::{
+        wayland_protocols::wp::presentation_time::server::wp_presentation_feedback::Kind,
+        wayland_server::protocol::wl_surface::WlSurface,
+    },
+    wayland::presentation::Refresh,
+};
+
+use crate::{shell::Shell, time::Time};
+
+/// A surface that is not on any screen still gets a callback this often, so that its client does not hang.
+const HIDDEN_THROTTLE: Duration = Duration::from_secs(1);
+
+/// Takes the feedback that clients asked for with the content of the frame that is being committed.
+pub fn take(
+    shell: &Shell,
+    output: &Output,
+    states: &RenderElementStates,
+) -> OutputPresentationFeedback {
+    let mut feedback = OutputPresentationFeedback::new(output);
+    for window in shell.space.elements_for_output(output) {
+        window.take_presentation_feedback(
+            &mut feedback,
+            |_, _| Some(output.clone()),
+            |surface, _| surface_presentation_feedback_flags_from_states(surface, states),
+        );
+    }
+    feedback
+}
+
+/// The frame is on the screen.
+pub fn presented(
+    mut feedback: OutputPresentationFeedback,
+    at: Time,
+    refresh: Duration,
+    sequence: u64,
+) {
+    feedback.presented::<_, smithay::utils::Monotonic>(
+        at.as_duration(),
+        Refresh::fixed(refresh),
+        sequence,
+        Kind::Vsync | Kind::HwClock | Kind::HwCompletion,
+    );
+}
+
+/// Tells the clients on this output that now is a good time to draw.
+pub fn send_frame_callbacks(shell: &Shell, output: &Output, cursor: Option<&WlSurface>, now: Time) {
+    for window in shell.space.elements_for_output(output) {
+        window.send_frame(output, now.as_duration(), Some(HIDDEN_THROTTLE), |_, _| {
+            Some(output.clone())
+        });
+    }
+    if let Some(cursor) = cursor {
+        send_frames_surface_tree(cursor, output, now.as_duration(), None, |_, _| {
+            Some(output.clone())
+        });
+    }
+}

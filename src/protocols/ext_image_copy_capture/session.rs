@@ -1,0 +1,219 @@
+//! Sessions: what they capture, which constraints they have told, when they stop.
+
+use smithay::{output::Output, wayland::shm::fourcc_to_shm_format};
+use wayland_server::{Client, DisplayHandle};
+
+use crate::{
+    capture::{ClientId, FrameFormat, SessionId, SessionKind},
+    protocols::{clients::Who, current_format, target, CaptureHandler},
+};
+
+use super::{
+    frame::{self, CopyFrame},
+    Session, SessionKey,
+};
+
+/// So many sessions that are not stopped may a client have. The cost of each frame grows with their number, and no
+/// client in the field has more than a few per output.
+const MAX_SESSIONS: usize = 64;
+
+/// A session object, or what is left of it while its last frame lives.
+#[derive(Debug)]
+pub(super) struct CopySession {
+    /// `None` once the client destroyed the object. A frame of it lives on, as the protocol demands.
+    pub(super) object: Option<Session>,
+    /// `None` when stopped.
+    pub(super) source: Option<CopySource>,
+    /// The one frame object that exists.
+    pub(super) frame: Option<CopyFrame>,
+    /// A worker is copying for this session, maybe for a frame that was destroyed meanwhile. The next copy waits for
+    /// it: two frames must not be written into one buffer at the same time.
+    pub(super) copying: bool,
+    /// For the log: frames that were copied, and their bytes.
+    pub(super) frames: u64,
+    pub(super) bytes: u64,
+}
+
+/// What a session captures.
+#[derive(Debug, Clone)]
+pub(super) struct CopySource {
+    pub(super) client: ClientId,
+    pub(super) output: Output,
+    pub(super) id: SessionId,
+}
+
+impl CopySource {
+    pub(super) fn is(&self, output: &Output, id: SessionId) -> bool {
+        self.id == id && &self.output == output
+    }
+}
+
+impl CopySession {
+    fn new(object: Session, source: Option<CopySource>) -> Self {
+        Self {
+            object: Some(object),
+            source,
+            frame: None,
+            copying: false,
+            frames: 0,
+            bytes: 0,
+        }
+    }
+}
+
+/// Opens a session on an output, or a stopped one if the output is gone.
+pub(super) fn create<D: CaptureHandler>(
+    state: &mut D,
+    display: &DisplayHandle,
+    client: &Client,
+    key: SessionKey,
+    object: Session,
+    output: Option<Output>,
+    paint_cursors: bool,
+) {
+    let client_id = state.capture_protocols().clients.id_of(display, client);
+    if state.capture_protocols().copy.sessions_of(client_id) >= MAX_SESSIONS {
+        tracing::debug!(
+            target: "vitrine::protocols",
+            client = %client_id, limit = MAX_SESSIONS, "a client has too many capture sessions; the next one is stopped"
+        );
+        create_stopped(state, key, object);
+        return;
+    }
+    let kind = SessionKind::Copy { paint_cursors };
+    let source = output.and_then(|output| {
+        let id = state.capture_output(&output)?.open_session(client_id, kind);
+        Some(CopySource {
+            client: client_id,
+            output,
+            id,
+        })
+    });
+    let Some(source) = source else {
+        create_stopped(state, key, object);
+        return;
+    };
+
+    let who = Who::is(display, client);
+    tracing::info!(
+        target: "vitrine::protocols",
+        client = %client_id, who.pid, who.uid, executable = %who.executable.display(),
+        session = %source.id, output = source.output.name(), paint_cursors,
+        "capture by ext-image-copy-capture begins"
+    );
+    let output = source.output.clone();
+    let session = CopySession::new(object, Some(source));
+    send_constraints(state, &session, &output);
+    state.capture_protocols().copy.sessions.insert(key, session);
+}
+
+/// Makes a session that never gives a frame.
+pub(super) fn create_stopped<D: CaptureHandler>(state: &mut D, key: SessionKey, object: Session) {
+    object.stopped();
+    let session = CopySession::new(object, None);
+    state.capture_protocols().copy.sessions.insert(key, session);
+}
+
+/// The client destroyed the session, or died.
+pub(super) fn object_destroyed<D: CaptureHandler>(state: &mut D, key: SessionKey) {
+    if let Some(session) = state.capture_protocols().copy.sessions.get_mut(&key) {
+        session.object = None;
+    }
+    forget_if_unused(state, key);
+}
+
+/// Closes the session once neither its object nor a frame is left.
+pub(super) fn forget_if_unused<D: CaptureHandler>(state: &mut D, key: SessionKey) {
+    let sessions = &mut state.capture_protocols().copy.sessions;
+    let unused = |session: &CopySession| session.object.is_none() && session.frame.is_none();
+    if !sessions.get(&key).is_some_and(unused) {
+        return;
+    }
+    if let Some(session) = sessions.remove(&key) {
+        if let Some(source) = session.source.clone() {
+            close(state, &session, &source);
+        }
+    }
+}
+
+fn close<D: CaptureHandler>(state: &mut D, session: &CopySession, source: &CopySource) {
+    tracing::info!(
+        target: "vitrine::protocols",
+        session = %source.id, output = source.output.name(), frames = session.frames, bytes = session.bytes,
+        "capture by ext-image-copy-capture ends"
+    );
+    if let Some(capture) = state.capture_output(&source.output) {
+        capture.close_session(source.id);
+    }
+    state.capture_wanted(&source.output);
+}
+
+/// See [`crate::protocols::output_changed`].
+pub(in crate::protocols) fn output_changed<D: CaptureHandler>(state: &mut D, output: &Output) {
+    for key in state.capture_protocols().copy.on_output(output) {
+        // Taken out for the moment: sending needs the state, too.
+        if let Some(session) = state.capture_protocols().copy.sessions.remove(&key) {
+            send_constraints(state, &session, output);
+            state.capture_protocols().copy.sessions.insert(key, session);
+        }
+        frame::fail_if_unfit(state, key);
+    }
+}
+
+/// See [`crate::protocols::output_gone`].
+pub(in crate::protocols) fn output_gone<D: CaptureHandler>(state: &mut D, output: &Output) {
+    for key in state.capture_protocols().copy.on_output(output) {
+        frame::fail_waiting_as_stopped(state, key);
+        let Some(mut session) = state.capture_protocols().copy.sessions.remove(&key) else {
+            continue;
+        };
+        if let Some(object) = &session.object {
+            object.stopped();
+        }
+        if let Some(source) = session.source.take() {
+            close(state, &session, &source);
+        }
+        state.capture_protocols().copy.sessions.insert(key, session);
+    }
+}
+
+/// Tells a session which buffers it takes now.
+///
+/// `buffer_size` comes first and XRGB8888 before ARGB8888: one client in the field computes its stride when the first
+/// `shm_format` arrives, and takes no other.
+fn send_constraints<D: CaptureHandler>(state: &mut D, session: &CopySession, output: &Output) {
+    let Some(object) = &session.object else {
+        return;
+    };
+    let format = current_format(state, output);
+    let Some((width, height)) = format.as_ref().map(|f| (f.width, f.height)).or_else(|| {
+        // No buffers yet: the mode says what they will be.
+        let size = output.current_mode()?.size;
+        Some((u32::try_from(size.w).ok()?, u32::try_from(size.h).ok()?))
+    }) else {
+        // No mode either. `output_changed` comes when there is one.
+        return;
+    };
+    object.buffer_size(width, height);
+    for format in target::shm_formats(format.as_ref())
+        .into_iter()
+        .filter_map(fourcc_to_shm_format)
+    {
+        object.shm_format(format);
+    }
+    if let Some(device) = state.dmabuf_device() {
+        object.dmabuf_device(device.to_ne_bytes().to_vec());
+        for fourcc in target::dmabuf_formats(format.as_ref()) {
+            object.dmabuf_format(fourcc as u32, target::LINEAR.to_ne_bytes().to_vec());
+        }
+    }
+    object.done();
+}
+
+/// The format that the session's buffers have to fit, if it is not stopped.
+pub(super) fn format_of<D: CaptureHandler>(
+    state: &mut D,
+    source: &CopySource,
+) -> Option<FrameFormat> {
+    current_format(state, &source.output)
+}

@@ -1,0 +1,307 @@
+//! The capture protocols: thin translations between Wayland objects and [`crate::capture`].
+//!
+//! The room turns requests into `OutputCapture` sessions and requests, and `CaptureEvent`s into Wayland events. It
+//! decides nothing about slots, quotas or deadlines (that is the ring's), it knows no DRM, and it touches pixels only
+//! through the [`crate::capture::CopyTarget`]s that it hands to the copy workers.
+//!
+//! It is generic over the compositor's state `D`, in the shape of Smithay's own modules: `D` implements
+//! [`CaptureHandler`] and invokes [`crate::delegate_capture_protocols!`]. `output/` then feeds the room: [`deliver`]
+//! after each `OutputCapture::poll`, [`output_changed`] after a change of mode or format, [`output_gone`] when a
+//! screen goes away.
+
+mod clients;
+mod shm_guard;
+mod target;
+
+pub mod ext_image_capture_source;
+pub mod ext_image_copy_capture;
+pub mod wlr_export_dmabuf;
+
+use std::fmt;
+
+use smithay::output::Output;
+use wayland_server::{backend::GlobalId, Client, DisplayHandle, GlobalDispatch};
+
+use crate::{
+    capture::{CaptureEvent, CopyPool, FrameFormat, OutputCapture},
+    time::Time,
+};
+
+use self::{
+    clients::ClientIds, ext_image_capture_source::OutputSourceManager,
+    ext_image_copy_capture::CopyCaptureManager, wlr_export_dmabuf::ExportDmabufManager,
+};
+
+pub use shm_guard::GuardedShm;
+
+/// Something to be run by the event loop with the compositor's state.
+pub type LoopTask<D> = Box<dyn FnOnce(&mut D) + Send>;
+
+/// The way from a worker thread into the event loop.
+pub type LoopSender<D> = calloop::channel::Sender<LoopTask<D>>;
+
+/// What the compositor's state gives to this room.
+pub trait CaptureHandler: Sized + 'static {
+    /// The room's own state.
+    fn capture_protocols(&mut self) -> &mut CaptureProtocols;
+
+    /// The capture side of an output; `None` once the output is gone, which makes its sources inert.
+    fn capture_output(&mut self, output: &Output) -> Option<&mut OutputCapture>;
+
+    /// The threads that copy frames into client buffers.
+    fn copy_pool(&self) -> &CopyPool;
+
+    /// Something was requested or given back on this output: look at `OutputCapture::demand` and `poll` again.
+    ///
+    /// Called from inside request handlers: schedule the work, do not call [`deliver`] from here.
+    fn capture_wanted(&mut self, output: &Output);
+
+    /// A sender whose tasks the event loop runs with `&mut Self`.
+    fn run_in_loop(&self) -> LoopSender<Self>;
+
+    /// The DRM render node that clients may allocate dma-buf targets on, as a `dev_t`.
+    ///
+    /// `None` announces wl_shm targets only: one client in the field panics on a primary node.
+    fn dmabuf_device(&self) -> Option<u64>;
+}
+
+/// Says which clients see a privileged global.
+type Filter = Box<dyn Fn(&Client) -> bool + Send + Sync>;
+
+/// The data of each global of this room: who may see it.
+pub struct CaptureGlobalData {
+    filter: Filter,
+}
+
+impl CaptureGlobalData {
+    fn new(filter: impl Fn(&Client) -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            filter: Box::new(filter),
+        }
+    }
+
+    fn allows(&self, client: &Client) -> bool {
+        (self.filter)(client)
+    }
+}
+
+impl fmt::Debug for CaptureGlobalData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CaptureGlobalData").finish_non_exhaustive()
+    }
+}
+
+/// The globals of the capture protocols and everything that clients made from them.
+#[derive(Debug)]
+pub struct CaptureProtocols {
+    globals: [GlobalId; 3],
+    clients: ClientIds,
+    copy: ext_image_copy_capture::CopyCaptures,
+    export: wlr_export_dmabuf::Exports,
+}
+
+impl CaptureProtocols {
+    /// Announces the three globals to each client that `filter` accepts.
+    pub fn new<D>(
+        display: &DisplayHandle,
+        filter: impl Fn(&Client) -> bool + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        D: CaptureHandler
+            + GlobalDispatch<OutputSourceManager, CaptureGlobalData>
+            + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
+            + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>,
+    {
+        let data = || CaptureGlobalData::new(filter.clone());
+        Self {
+            globals: [
+                display.create_global::<D, OutputSourceManager, _>(1, data()),
+                display.create_global::<D, CopyCaptureManager, _>(1, data()),
+                display.create_global::<D, ExportDmabufManager, _>(1, data()),
+            ],
+            clients: ClientIds::default(),
+            copy: Default::default(),
+            export: Default::default(),
+        }
+    }
+
+    /// The three globals, to disable or remove them.
+    pub fn globals(&self) -> &[GlobalId] {
+        &self.globals
+    }
+
+    /// Copies that are with the workers now.
+    pub fn running_copies(&self) -> usize {
+        self.copy.running_copies()
+    }
+
+    /// How many sessions and frames exist, for `msg` and leak tests.
+    pub fn counts(&self) -> ObjectCounts {
+        ObjectCounts {
+            copy_sessions: self.copy.session_count(),
+            copy_frames: self.copy.frame_count(),
+            export_sessions: self.export.session_count(),
+            export_frames: self.export.frame_count(),
+        }
+    }
+}
+
+/// How many objects of each kind are alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ObjectCounts {
+    /// ext-image-copy-capture sessions, stopped ones included.
+    pub copy_sessions: usize,
+    /// ext-image-copy-capture frame objects.
+    pub copy_frames: usize,
+    /// Capture sessions that export-dmabuf clients hold open.
+    pub export_sessions: usize,
+    /// export-dmabuf frame objects.
+    pub export_frames: usize,
+}
+
+/// Hands what `OutputCapture::poll` returned to the clients.
+pub fn deliver<D: CaptureHandler>(state: &mut D, output: &Output, events: Vec<CaptureEvent>) {
+    for event in events {
+        match event {
+            CaptureEvent::Deliver {
+                session,
+                request,
+                lease,
+                damage,
+            } => {
+                let delivery = Delivery {
+                    session,
+                    request,
+                    lease,
+                    damage,
+                };
+                if let Some(delivery) = wlr_export_dmabuf::deliver(state, output, delivery) {
+                    ext_image_copy_capture::deliver(state, output, delivery);
+                }
+            }
+            CaptureEvent::Void { session, frame } => {
+                wlr_export_dmabuf::void(state, output, session, frame);
+                // No client reads the slot under a copy, only a worker, which asks at its end whether the frame is
+                // void: for copies nobody has to be told first.
+                if let Some(capture) = state.capture_output(output) {
+                    capture.void_told(session, frame);
+                }
+            }
+        }
+    }
+}
+
+/// The mode or the format of the output's frames changed: sessions get their constraints again, waiting requests that
+/// no longer fit are answered.
+pub fn output_changed<D: CaptureHandler>(state: &mut D, output: &Output) {
+    ext_image_copy_capture::output_changed(state, output);
+    wlr_export_dmabuf::output_changed(state, output);
+}
+
+/// The output goes away: its sessions are stopped, its waiting requests are answered.
+///
+/// May be called before or after [`CaptureHandler::capture_output`] begins to return `None` for it.
+pub fn output_gone<D: CaptureHandler>(state: &mut D, output: &Output) {
+    ext_image_copy_capture::output_gone(state, output);
+    wlr_export_dmabuf::output_gone(state, output);
+}
+
+/// One answered request, on its way to the protocol that asked.
+struct Delivery {
+    session: crate::capture::SessionId,
+    request: crate::capture::RequestId,
+    lease: crate::capture::Lease,
+    damage: Vec<crate::geometry::Rect>,
+}
+
+/// The three parts in which all the protocols send a time.
+fn split_time(time: Time) -> (u32, u32, u32) {
+    let time = time.as_duration();
+    let [.., s3, s2, s1, s0] = time.as_secs().to_be_bytes();
+    let [h3, h2, h1, h0, ..] = time.as_secs().to_be_bytes();
+    (
+        u32::from_be_bytes([h3, h2, h1, h0]),
+        u32::from_be_bytes([s3, s2, s1, s0]),
+        time.subsec_nanos(),
+    )
+}
+
+/// The two halves in which protocols send a DRM format modifier.
+fn split_modifier(modifier: u64) -> (u32, u32) {
+    let [h3, h2, h1, h0, l3, l2, l1, l0] = modifier.to_be_bytes();
+    (
+        u32::from_be_bytes([h3, h2, h1, h0]),
+        u32::from_be_bytes([l3, l2, l1, l0]),
+    )
+}
+
+/// The format of the frames that the output makes now; `None` while it has no buffers or is gone.
+fn current_format<D: CaptureHandler>(state: &mut D, output: &Output) -> Option<FrameFormat> {
+    state.capture_output(output)?.format()
+}
+
+/// Implements the dispatch of all capture protocols for a compositor state that is a
+/// [`CaptureHandler`](crate::protocols::CaptureHandler).
+#[macro_export]
+macro_rules! delegate_capture_protocols {
+    ($ty:ty) => {
+        $crate::delegate_capture_protocols!(@global $ty:
+            $crate::protocols::ext_image_capture_source::OutputSourceManager);
+        $crate::delegate_capture_protocols!(@global $ty:
+            $crate::protocols::ext_image_copy_capture::CopyCaptureManager);
+        $crate::delegate_capture_protocols!(@global $ty:
+            $crate::protocols::wlr_export_dmabuf::ExportDmabufManager);
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::ext_image_capture_source::OutputSourceManager, ());
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::ext_image_capture_source::Source,
+            $crate::protocols::ext_image_capture_source::SourceData);
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::ext_image_copy_capture::CopyCaptureManager, ());
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::ext_image_copy_capture::Session,
+            $crate::protocols::ext_image_copy_capture::SessionKey);
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::ext_image_copy_capture::Frame,
+            $crate::protocols::ext_image_copy_capture::FrameKey);
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::ext_image_copy_capture::CursorSession,
+            $crate::protocols::ext_image_copy_capture::CursorSessionData);
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::wlr_export_dmabuf::ExportDmabufManager, ());
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::wlr_export_dmabuf::ExportDmabufFrame,
+            $crate::protocols::wlr_export_dmabuf::ExportKey);
+    };
+    (@global $ty:ty: $interface:ty) => {
+        ::wayland_server::delegate_global_dispatch!($ty: [
+            $interface: $crate::protocols::CaptureGlobalData
+        ] => $crate::protocols::CaptureProtocols);
+    };
+    (@object $ty:ty: $interface:ty, $data:ty) => {
+        ::wayland_server::delegate_dispatch!($ty: [
+            $interface: $data
+        ] => $crate::protocols::CaptureProtocols);
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn seconds_past_32_bits_are_split_into_both_halves() {
+        let time = Time::from_duration(Duration::new((7 << 32) | 9, 11));
+        assert_eq!(split_time(time), (7, 9, 11));
+    }
+
+    #[test]
+    fn a_modifier_is_split_high_half_first() {
+        assert_eq!(
+            split_modifier(0x0102_0304_0506_0708),
+            (0x0102_0304, 0x0506_0708)
+        );
+    }
+}

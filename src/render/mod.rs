@@ -1,0 +1,312 @@
+//! Draws a screen's scene into its next scanout buffer, with pixman or GLES through Smithay's renderer traits.
+//!
+//! Must not know: KMS, capture. Comes from: `output/`, which brings the target buffer; `shell/`, which says what is on
+//! the screen. Goes to: `output/`, which commits the buffer with the damage that is returned here.
+
+mod cursor;
+
+use smithay::{
+    backend::{
+        allocator::{dmabuf::Dmabuf, gbm::GbmDevice, Buffer as _},
+        drm::DrmDeviceFd,
+        egl::{EGLContext, EGLDisplay},
+        renderer::{
+            damage::OutputDamageTracker,
+            element::{
+                memory::MemoryRenderBufferRenderElement, surface::WaylandSurfaceRenderElement,
+                AsRenderElements, RenderElementStates,
+            },
+            gles::GlesRenderer,
+            pixman::PixmanRenderer,
+            sync::SyncPoint,
+            Bind, Color32F, ImportAll, ImportDma, ImportMem,
+        },
+    },
+    output::Output,
+    reexports::wayland_server::protocol::wl_shm,
+    utils::{Physical, Point, Rectangle, Scale, Transform},
+};
+
+use crate::{geometry::Rect, shell::Shell};
+
+pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
+
+/// Behind all windows: black, as every kiosk shows.
+const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);
+
+/// Why a scene could not be drawn.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// The renderer cannot start.
+    #[error("renderer {name} cannot start on this device: {reason}; `renderer = \"pixman\"` works everywhere")]
+    Start {
+        /// The renderer's name in compositor.toml.
+        name: &'static str,
+        /// What EGL, GL or pixman said.
+        reason: String,
+    },
+    /// A draw failed.
+    #[error("drawing failed: {0}")]
+    Draw(String),
+    /// A client's buffer cannot be used.
+    #[error("the buffer cannot be imported: {0}")]
+    Import(String),
+}
+
+/// wl_shm formats beyond the two that every server has; both renderers draw them.
+pub fn extra_shm_formats() -> Vec<wl_shm::Format> {
+    vec![wl_shm::Format::Xbgr8888, wl_shm::Format::Abgr8888]
+}
+
+smithay::backend::renderer::element::render_elements! {
+    /// One thing on a screen.
+    pub SceneElement<R> where R: ImportAll + ImportMem;
+    /// A client's surface.
+    Surface = WaylandSurfaceRenderElement<R>,
+    /// The pointer where no plane shows it.
+    Cursor = MemoryRenderBufferRenderElement<R>,
+}
+
+/// The renderer of the session.
+#[derive(Debug)]
+pub enum Renderer {
+    /// On the CPU; the default without a GPU.
+    Pixman(PixmanRenderer),
+    /// On the GPU, or llvmpipe when asked for.
+    Gles(Box<GlesRenderer>),
+}
+
+/// What there is to draw.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// The windows.
+    pub shell: &'a Shell,
+    /// The screen.
+    pub output: &'a Output,
+    /// The pointer, when it has to be drawn here; already relative to the output.
+    pub cursor: Option<&'a CursorSprite>,
+}
+
+/// Damage since the last frame, and damage by buffer age: two questions, so two trackers.
+#[derive(Debug)]
+pub struct SceneDamage {
+    frame: OutputDamageTracker,
+    buffers: OutputDamageTracker,
+}
+
+impl SceneDamage {
+    /// Begins with everything damaged.
+    pub fn new(output: &Output) -> Self {
+        Self {
+            frame: OutputDamageTracker::from_output(output),
+            buffers: OutputDamageTracker::from_output(output),
+        }
+    }
+}
+
+/// The outcome of a draw.
+#[derive(Debug)]
+pub struct Drawn {
+    /// What changed since the previous frame, in mode pixels.
+    pub damage: Vec<Rect>,
+    /// Signals when the pixels are in the buffer.
+    pub sync: SyncPoint,
+    /// Which surface is visible and how.
+    pub states: RenderElementStates,
+}
+
+/// A buffer to draw into and how many frames old its contents are (0: unknown).
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// The buffer.
+    pub dmabuf: &'a mut Dmabuf,
+    /// Frames since it was last drawn.
+    pub age: usize,
+}
+
+impl Renderer {
+    /// The software renderer.
+    ///
+    /// # Errors
+    /// When pixman cannot be set up.
+    pub fn pixman() -> Result<Self, RenderError> {
+        PixmanRenderer::new()
+            .map(Renderer::Pixman)
+            .map_err(|e| RenderError::Start {
+                name: "pixman",
+                reason: e.to_string(),
+            })
+    }
+
+    /// GLES on the given device.
+    ///
+    /// # Errors
+    /// When EGL or GLES is missing or refuses the device.
+    pub fn gles(gbm: GbmDevice<DrmDeviceFd>) -> Result<Self, RenderError> {
+        let start = |reason: String| RenderError::Start {
+            name: "gles",
+            reason,
+        };
+        // SAFETY: the GBM device outlives the display: EGLDisplay keeps its own clone of it.
+        let display = unsafe { EGLDisplay::new(gbm) }.map_err(|e| start(e.to_string()))?;
+        let context = EGLContext::new(&display).map_err(|e| start(e.to_string()))?;
+        // SAFETY: the context was made here and is current on no other thread.
+        let renderer = unsafe { GlesRenderer::new(context) }.map_err(|e| start(e.to_string()))?;
+        Ok(Renderer::Gles(Box::new(renderer)))
+    }
+
+    /// The name as in compositor.toml.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Renderer::Pixman(_) => "pixman",
+            Renderer::Gles(_) => "gles",
+        }
+    }
+
+    /// Formats of dmabufs that clients may bring.
+    pub fn dmabuf_formats(&self) -> Vec<smithay::backend::allocator::Format> {
+        match self {
+            Renderer::Pixman(pixman) => pixman.dmabuf_formats().iter().copied().collect(),
+            Renderer::Gles(gles) => gles.dmabuf_formats().iter().copied().collect(),
+        }
+    }
+
+    /// Whether a client's dmabuf can be drawn.
+    ///
+    /// # Errors
+    /// When the renderer refuses it: wrong format, modifier, layout, or not a dma-buf at all.
+    pub fn import_dmabuf(&mut self, dmabuf: &Dmabuf) -> Result<(), RenderError> {
+        match self {
+            Renderer::Pixman(pixman) => {
+                check_extent(dmabuf)?;
+                ImportDma::import_dmabuf(pixman, dmabuf, None)
+                    .map(drop)
+                    .map_err(|e| RenderError::Import(e.to_string()))
+            }
+            Renderer::Gles(gles) => gles
+                .import_dmabuf(dmabuf, None)
+                .map(drop)
+                .map_err(|e| RenderError::Import(e.to_string())),
+        }
+    }
+
+    /// Draws the scene if anything changed. `target` is asked for only then; `None` from it ends without drawing.
+    ///
+    /// # Errors
+    /// When the target cannot be bound or a draw call fails; the trackers are then to be made anew.
+    pub fn draw<'t>(
+        &mut self,
+        scene: &Scene<'_>,
+        damage: &mut SceneDamage,
+        target: impl FnOnce() -> Option<Target<'t>>,
+    ) -> Result<Option<Drawn>, RenderError> {
+        match self {
+            Renderer::Pixman(pixman) => draw(pixman, scene, damage, target),
+            Renderer::Gles(gles) => draw(gles.as_mut(), scene, damage, target),
+        }
+    }
+}
+
+/// A software import maps the buffer: a stride or offset past the end of the file would be a SIGBUS later.
+fn check_extent(dmabuf: &Dmabuf) -> Result<(), RenderError> {
+    let refuse = |why: &str| Err(RenderError::Import(why.to_owned()));
+    let (Some(fd), Some(stride), Some(offset)) = (
+        dmabuf.handles().next(),
+        dmabuf.strides().next(),
+        dmabuf.offsets().next(),
+    ) else {
+        return refuse("it has no plane");
+    };
+    let Ok(length) = rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0)) else {
+        return refuse("its file descriptor is no dma-buf");
+    };
+    let needed = u64::from(offset) + u64::from(stride) * u64::from(dmabuf.height());
+    if needed > length {
+        return refuse("offset, stride and height reach past its end");
+    }
+    Ok(())
+}
+
+fn draw<'t, R>(
+    renderer: &mut R,
+    scene: &Scene<'_>,
+    damage: &mut SceneDamage,
+    target: impl FnOnce() -> Option<Target<'t>>,
+) -> Result<Option<Drawn>, RenderError>
+where
+    R: smithay::backend::renderer::Renderer + ImportAll + ImportMem + Bind<Dmabuf>,
+    R::TextureId: Clone + Send + 'static,
+{
+    let failed = |text: String| RenderError::Draw(text);
+    let elements = scene_elements(renderer, scene);
+    let changed = damage
+        .frame
+        .damage_output(1, &elements)
+        .map_err(|e| failed(e.to_string()))?
+        .0;
+    let Some(changed) = changed.filter(|rects| !rects.is_empty()) else {
+        return Ok(None);
+    };
+    let changed = mode_pixels(scene.output, changed);
+    let Some(target) = target() else {
+        return Ok(None);
+    };
+    let mut framebuffer = renderer
+        .bind(target.dmabuf)
+        .map_err(|e| failed(e.to_string()))?;
+    let result = damage
+        .buffers
+        .render_output(
+            renderer,
+            &mut framebuffer,
+            target.age,
+            &elements,
+            BACKGROUND,
+        )
+        .map_err(|e| failed(e.to_string()))?;
+    Ok(Some(Drawn {
+        damage: changed,
+        sync: result.sync,
+        states: result.states,
+    }))
+}
+
+/// Damage in the pixels of the mode. With a rotated output the whole screen: simple and never too little.
+fn mode_pixels(output: &Output, damage: &[Rectangle<i32, Physical>]) -> Vec<Rect> {
+    if output.current_transform() == Transform::Normal {
+        return damage
+            .iter()
+            .map(|r| Rect::new((r.loc.x, r.loc.y).into(), (r.size.w, r.size.h).into()))
+            .collect();
+    }
+    let size = output
+        .current_mode()
+        .map(|mode| mode.size)
+        .unwrap_or_default();
+    vec![Rect::from_size((size.w, size.h).into())]
+}
+
+/// Front to back, as the damage tracker wants them.
+fn scene_elements<R>(renderer: &mut R, scene: &Scene<'_>) -> Vec<SceneElement<R>>
+where
+    R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
+    R::TextureId: Clone + Send + 'static,
+{
+    let scale = Scale::from(scene.output.current_scale().fractional_scale());
+    let mut elements = Vec::new();
+    if let Some(cursor) = scene.cursor {
+        elements.extend(cursor.elements(renderer, scale));
+    }
+    let Some(area) = scene.shell.space.output_geometry(scene.output) else {
+        return elements;
+    };
+    for window in scene.shell.space.elements_for_output(scene.output).rev() {
+        let Some(location) = scene.shell.space.element_location(window) else {
+            continue;
+        };
+        let origin = location - window.geometry().loc - area.loc;
+        let origin: Point<i32, Physical> = origin.to_physical_precise_round(scale);
+        elements.extend(window.render_elements::<SceneElement<R>>(renderer, origin, scale, 1.0));
+    }
+    elements
+}

@@ -1,0 +1,138 @@
+//! From a configuration to an exit code: builds the event loop, starts everything in order, leaves in the reverse one.
+
+use std::{ffi::OsString, os::fd::OwnedFd, path::Path};
+
+use anyhow::Context;
+use smithay::{
+    backend::drm::DrmDeviceFd,
+    reexports::{
+        calloop::{
+            signals::{Signal, Signals},
+            EventLoop,
+        },
+        wayland_server::Display,
+    },
+    utils::DeviceFd,
+};
+
+use crate::{compositor::Vitrine, config::Config, kms, session};
+
+/// Runs the compositor until its session is over; gives the exit code.
+///
+/// # Errors
+/// When there is no seat, no usable display device or no socket; each error says what to do.
+pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Result<u8> {
+    let mut event_loop: EventLoop<'static, Vitrine> =
+        EventLoop::try_new().context("the event loop cannot start")?;
+    let display = Display::new().context("the Wayland display cannot start")?;
+    let mut state = Vitrine::new(
+        config,
+        display,
+        event_loop.handle(),
+        event_loop.get_signal(),
+    )?;
+    watch_signals(&state)?;
+    state.start_backend()?;
+    let socket = state.listen(socket)?;
+    tracing::info!(target: "vitrine", %socket, "listening");
+    session::notify_ready();
+    let early = start_app(&mut state, app, &socket);
+    if early.is_none() {
+        event_loop
+            .run(None, &mut state, Vitrine::after_turn)
+            .context("the event loop failed")?;
+    }
+    session::notify_stopping();
+    state.stop_backend();
+    Ok(early.or(state.exit_code).unwrap_or(0))
+}
+
+/// Starts the application of the command line, else that of the file; gives an exit code when it cannot start.
+fn start_app(state: &mut Vitrine, app: &[OsString], socket: &str) -> Option<u8> {
+    let configured = state
+        .config
+        .app
+        .command
+        .iter()
+        .map(OsString::from)
+        .collect();
+    let command: Vec<OsString> = if app.is_empty() {
+        configured
+    } else {
+        app.to_vec()
+    };
+    if command.is_empty() {
+        return None;
+    }
+    match state.start_app(&command, socket) {
+        Ok(()) => None,
+        Err(error) => {
+            tracing::error!(target: "vitrine::apps", %error, "the application did not start");
+            eprintln!("vitrine: {error}");
+            Some(error.exit_code())
+        }
+    }
+}
+
+fn watch_signals(state: &Vitrine) -> anyhow::Result<()> {
+    let signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM])
+        .context("SIGINT and SIGTERM cannot be watched")?;
+    state
+        .event_loop
+        .insert_source(signals, |event, (), state| {
+            tracing::info!(target: "vitrine", signal = ?event.signal(), "asked to end");
+            state.terminate();
+        })
+        .map_err(|error| anyhow::anyhow!("SIGINT and SIGTERM cannot be watched: {error}"))?;
+    Ok(())
+}
+
+/// `vitrine probe`: prints what the devices can do.
+///
+/// # Errors
+/// When a node cannot be opened or is no display device.
+pub fn probe(device: Option<&Path>) -> anyhow::Result<()> {
+    let nodes = match device {
+        Some(path) => vec![path.to_owned()],
+        None => card_nodes().context("/dev/dri cannot be read; is a DRM driver loaded?")?,
+    };
+    anyhow::ensure!(
+        !nodes.is_empty(),
+        "no /dev/dri/card* node; is a DRM driver loaded?"
+    );
+    for node in nodes {
+        match probe_node(&node) {
+            Ok(report) => print!("{report}"),
+            Err(error) if device.is_none() => println!("{}: {error}", node.display()),
+            Err(error) => return Err(error).with_context(|| node.display().to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// Asks one node. Needs no seat; the driver answers TEST_ONLY only to the master, so a running session is in the way.
+fn probe_node(node: &Path) -> anyhow::Result<kms::ProbeReport> {
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(node)
+        .context("cannot be opened; is this user in the group `video`?")?;
+    let fd = DrmDeviceFd::new(DeviceFd::from(OwnedFd::from(file)));
+    let device = kms::Device::new(fd, kms::FaultPlan::default())?;
+    Ok(kms::ProbeReport::new(
+        &device,
+        &kms::Preferences::default(),
+    )?)
+}
+
+fn card_nodes() -> std::io::Result<Vec<std::path::PathBuf>> {
+    let mut nodes: Vec<_> = std::fs::read_dir("/dev/dri")?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("card"))
+        })
+        .collect();
+    nodes.sort();
+    Ok(nodes)
+}
