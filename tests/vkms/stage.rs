@@ -107,14 +107,27 @@ pub struct Summary(BTreeMap<String, u64>);
 impl Summary {
     /// The last summary of `output` in a log.
     pub fn read(log: &str, output: &str) -> Self {
-        let is_it = |line: &&str| line.contains("summary") && line.contains(&format!("output={output} "));
-        let line = log.lines().rfind(is_it).unwrap_or_else(|| panic!("no summary of {output}"));
-        let pairs = line.split_whitespace().filter_map(|word| word.split_once('='));
-        Self(pairs.filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?))).collect())
+        let is_it =
+            |line: &&str| line.contains("summary") && line.contains(&format!("output={output} "));
+        let line = log
+            .lines()
+            .rfind(is_it)
+            .unwrap_or_else(|| panic!("no summary of {output}"));
+        let pairs = line
+            .split_whitespace()
+            .filter_map(|word| word.split_once('='));
+        Self(
+            pairs
+                .filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?)))
+                .collect(),
+        )
     }
 
     /// One counter.
     pub fn get(&self, key: &str) -> u64 {
-        *self.0.get(key).unwrap_or_else(|| panic!("the summary has no {key}: {self:?}"))
+        *self
+            .0
+            .get(key)
+            .unwrap_or_else(|| panic!("the summary has no {key}: {self:?}"))
     }
 }
