@@ -22,6 +22,9 @@ use crate::{compositor::Vitrine, config::Config, kms, session};
 /// # Errors
 /// When there is no seat, no usable display device or no socket; each error says what to do.
 pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Result<u8> {
+    // Before any thread: a thread that does not block the signal would take it, and the default action with it.
+    let signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM])
+        .context("SIGINT and SIGTERM cannot be watched")?;
     let mut event_loop: EventLoop<'static, Vitrine> =
         EventLoop::try_new().context("the event loop cannot start")?;
     let display = Display::new().context("the Wayland display cannot start")?;
@@ -31,7 +34,7 @@ pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Re
         event_loop.handle(),
         event_loop.get_signal(),
     )?;
-    watch_signals(&state)?;
+    watch_signals(&state, signals)?;
     state.start_backend()?;
     let socket = state.listen(socket)?;
     tracing::info!(target: "vitrine", %socket, "listening");
@@ -74,9 +77,7 @@ fn start_app(state: &mut Vitrine, app: &[OsString], socket: &str) -> Option<u8> 
     }
 }
 
-fn watch_signals(state: &Vitrine) -> anyhow::Result<()> {
-    let signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM])
-        .context("SIGINT and SIGTERM cannot be watched")?;
+fn watch_signals(state: &Vitrine, signals: Signals) -> anyhow::Result<()> {
     state
         .event_loop
         .insert_source(signals, |event, (), state| {

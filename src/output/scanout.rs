@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use drm::control::Device as _;
 use smithay::backend::{
     allocator::{
-        dmabuf::{AsDmabuf, Dmabuf},
+        dmabuf::{AsDmabuf, Dmabuf, DmabufFlags},
         gbm::{GbmAllocator, GbmBuffer, GbmBufferFlags, GbmDevice},
-        Fourcc, Modifier,
+        Buffer as _, Fourcc, Modifier,
     },
     drm::DrmDeviceFd,
 };
@@ -36,8 +37,7 @@ pub struct ScanoutError {
     reason: String,
 }
 
-/// Allocates all buffers of a screen. With `software` they are LINEAR and labelled so, since pixman accepts nothing else
-/// and GBM's software backend says "invalid" even when LINEAR was asked for.
+/// Allocates all buffers of a screen. With `software` they are LINEAR and labelled so, since pixman accepts nothing else.
 ///
 /// # Errors
 /// Out of memory, or a device that cannot show XRGB8888.
@@ -71,7 +71,7 @@ fn allocate_one(
         let bo = gbm
             .create_buffer_object::<()>(width, height, FORMAT, flags | GbmBufferFlags::LINEAR)
             .map_err(|error| failed("no scanout buffer")(&error))?;
-        GbmBuffer::from_bo(bo, false)
+        GbmBuffer::from_bo(bo, true)
     } else {
         let mut allocator = GbmAllocator::new(gbm.clone(), flags);
         allocator
@@ -86,11 +86,30 @@ fn allocate_one(
     };
     let framebuffer = Framebuffer::from_gbm(fd, &buffer, true)
         .map_err(|error| failed("no framebuffer")(&error))?;
-    let dmabuf = buffer
-        .export()
-        .map_err(|error| failed("no export")(&error))?;
+    let dmabuf = match software {
+        true => linear_dmabuf(fd, &buffer).map_err(|error| failed("no export")(&error))?,
+        false => buffer
+            .export()
+            .map_err(|error| failed("no export")(&error))?,
+    };
     Ok(ScanoutBuffer {
         dmabuf,
         framebuffer,
     })
+}
+
+/// The buffer's dma-buf, labelled as what it is: it was asked for as LINEAR, but GBM's software backend does not say so.
+/// Exported by hand because GBM's own export of it is read-only.
+fn linear_dmabuf(fd: &DrmDeviceFd, buffer: &GbmBuffer) -> std::io::Result<Dmabuf> {
+    let invalid = || std::io::Error::other("the buffer has no plane");
+    let handle = drm::buffer::Buffer::handle(buffer);
+    let fd = fd.buffer_to_prime_fd(handle, drm_ffi::DRM_CLOEXEC | drm_ffi::DRM_RDWR)?;
+    let mut builder = Dmabuf::builder(
+        buffer.size(),
+        FORMAT,
+        Modifier::Linear,
+        DmabufFlags::empty(),
+    );
+    builder.add_plane(fd, 0, buffer.offset(0), buffer.stride());
+    builder.build().ok_or_else(invalid)
 }

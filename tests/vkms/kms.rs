@@ -1,6 +1,6 @@
 //! The kms room alone, driven against vkms: no compositor, no Wayland.
 
-use std::{fs::OpenOptions, os::fd::AsFd, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{fs::OpenOptions, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use drm::control::Mode;
 use drm_fourcc::DrmFourcc;

@@ -8,9 +8,13 @@
     clippy::indexing_slicing
 )]
 
+#[path = "../clients/mod.rs"]
+mod clients;
 #[path = "../machine/mod.rs"]
 mod machine;
+mod stage;
 
+mod capture;
 mod harness;
-mod session;
 mod kms;
+mod session;

@@ -1,0 +1,133 @@
+//! A running vitrine to test against: starts it in the machine, connects clients, reads its summary.
+
+use std::{collections::BTreeMap, process::Command};
+
+use crate::{
+    clients::{Client, Painter, PainterOptions},
+    machine::{Guest, Proc, Signal, SECOND},
+};
+
+/// How vitrine is started.
+pub struct Setup {
+    config: String,
+    faults: String,
+    filter: &'static str,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            config: "[[output]]\nconnector = \"*\"\nmode = \"640x480\"\n".to_owned(),
+            faults: String::new(),
+            filter: "info,vitrine=debug",
+        }
+    }
+}
+
+impl Setup {
+    /// Another configuration file; without it every output runs at 640x480.
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = text.to_owned();
+        self
+    }
+
+    /// Lines at the beginning of the configuration file.
+    pub fn with(mut self, lines: &str) -> Self {
+        self.config = format!("{lines}\n{}", self.config);
+        self
+    }
+
+    /// Injected faults, in the words of VITRINE_FAULTS.
+    pub fn faults(mut self, plan: &str) -> Self {
+        self.faults = plan.to_owned();
+        self
+    }
+
+    /// Starts vitrine without an application.
+    pub fn start<'g>(self, guest: &'g Guest) -> Stage<'g> {
+        let file = guest.out().join("compositor.toml");
+        std::fs::write(&file, &self.config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vitrine"));
+        command.arg("-c").arg(&file).args(["-s", "wayland-test"]);
+        command.env("RUST_LOG", self.filter);
+        if !self.faults.is_empty() {
+            command.env("VITRINE_FAULTS", &self.faults);
+        }
+        let mut vitrine = guest.spawn("vitrine", command);
+        vitrine.wait_log("mode set", SECOND * 30);
+        Stage { guest, vitrine }
+    }
+}
+
+/// Vitrine, running.
+pub struct Stage<'g> {
+    pub guest: &'g Guest,
+    pub vitrine: Proc,
+}
+
+impl Stage<'_> {
+    /// A new connection.
+    pub fn client(&self) -> Client {
+        let mut client = Client::connect_when_ready("wayland-test", SECOND * 10).unwrap();
+        client.set_patience(SECOND * 20);
+        client
+    }
+
+    /// A connection with a full-screen window on the first output.
+    pub fn painter(&self) -> (Client, Painter) {
+        self.painter_with(PainterOptions::default())
+    }
+
+    /// The same with options.
+    pub fn painter_with(&self, options: PainterOptions) -> (Client, Painter) {
+        let mut client = self.client();
+        let painter = Painter::new(&mut client, options).unwrap();
+        (client, painter)
+    }
+
+    /// A client program in a process of its own.
+    pub fn spawn(&self, name: &str, mut command: Command) -> Proc {
+        command.env("WAYLAND_DISPLAY", "wayland-test");
+        self.guest.spawn(name, command)
+    }
+
+    /// Ends vitrine and gives its counters of an output.
+    pub fn finish(mut self, output: &str) -> Summary {
+        self.vitrine.signal(Signal::TERM);
+        let status = self.vitrine.wait_exit(SECOND * 20);
+        assert_eq!(status.code(), Some(0), "vitrine did not end cleanly");
+        Summary::read(&self.vitrine.log(), output)
+    }
+}
+
+/// The counters that vitrine writes when an output ends.
+#[derive(Debug)]
+pub struct Summary(BTreeMap<String, u64>);
+
+impl Summary {
+    /// The last summary of `output` in a log.
+    pub fn read(log: &str, output: &str) -> Self {
+        let is_it =
+            |line: &&str| line.contains("summary") && line.contains(&format!("output={output} "));
+        let line = log
+            .lines()
+            .rfind(is_it)
+            .unwrap_or_else(|| panic!("no summary of {output}"));
+        let pairs = line
+            .split_whitespace()
+            .filter_map(|word| word.split_once('='));
+        Self(
+            pairs
+                .filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?)))
+                .collect(),
+        )
+    }
+
+    /// One counter.
+    pub fn get(&self, key: &str) -> u64 {
+        *self
+            .0
+            .get(key)
+            .unwrap_or_else(|| panic!("the summary has no {key}: {self:?}"))
+    }
+}
