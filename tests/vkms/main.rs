@@ -17,4 +17,5 @@ mod stage;
 mod capture;
 mod harness;
 mod kms;
+mod pixels;
 mod session;
