@@ -473,6 +473,12 @@ fn the_pointer_moves_within_the_outputs() {
     assert_eq!(host.pointer_at(), (410.0, 280.0));
     dispatch(&mut host, motion(1e9, 0.0));
     assert_eq!(host.pointer_at(), (1200.0 - STEP, 280.0));
+    host.asked.clear();
+    dispatch(&mut host, motion(5.0, 0.0));
+    assert!(
+        host.asked.is_empty(),
+        "at the edge there is nothing to draw"
+    );
     let place = InputEvent::<Made>::PointerMotionAbsolute {
         event: Place(0.25, 0.5),
     };
@@ -545,6 +551,8 @@ fn the_release_of_a_key_is_kept_exactly_when_its_press_was() {
 
 #[test]
 fn a_key_held_on_two_keyboards_is_one_key() {
+    assert!(keyboard::is_first_or_last(KeyState::Pressed, 1));
+    assert!(!keyboard::is_first_or_last(KeyState::Pressed, 2));
     let mut host = Host::new(InputSection::default());
     keyboard::add(&mut host);
     let pressed = |host: &Host| host.seat.get_keyboard().unwrap().pressed_keys().len();
