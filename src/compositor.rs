@@ -45,7 +45,7 @@ use smithay::{
 use crate::{
     capture::{CopyPool, OutputCapture},
     config::Config,
-    input::Input,
+    input::{surfaces_changed, Input},
     kms::JobId,
     protocols::{CaptureProtocols, LoopTask},
     render::Renderer,
@@ -218,6 +218,7 @@ impl Vitrine {
     pub fn after_turn(&mut self) {
         self.shell.refresh();
         self.update_focus();
+        surfaces_changed(self);
         self.run_screens();
         if let Err(error) = self.display.flush_clients() {
             tracing::debug!(target: "vitrine::compositor", %error, "flush");

@@ -28,6 +28,7 @@ use super::Vitrine;
 use crate::{
     capture::OutputCapture,
     config::{OutputRule, RendererChoice},
+    input::outputs_changed,
     kms::{self, KmsEvent},
     output::{describe, Screen, ScreenSetup},
     protocols,
@@ -323,6 +324,7 @@ impl Vitrine {
             }
         }
         self.shell.arrange();
+        outputs_changed(self);
         self.scene_changed();
     }
 
