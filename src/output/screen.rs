@@ -125,9 +125,21 @@ impl Screen {
             Plan::Show => self.present(context, None, &mut step),
             Plan::Capture { kind, force } => self.present(context, Some((kind, force)), &mut step),
         }
-        step.wake_at(self.pipeline.next_deadline(context.now));
+        step.wake_at(self.watchdog(context.now));
         step.wake_at(self.callbacks_due);
         step
+    }
+
+    /// When something that is under way counts as late. What may begin is the plan's business.
+    fn watchdog(&self, now: Time) -> Option<Time> {
+        let flip_pending = matches!(
+            self.pipeline.state(),
+            kms::pipeline::State::FlipPending { .. }
+        );
+        let under_way = flip_pending || self.pipeline.writeback().in_flight().is_some();
+        self.pipeline
+            .next_deadline(now)
+            .filter(|due| under_way && *due > now)
     }
 
     fn plan(&mut self, context: &mut StepContext<'_>) -> Plan {
