@@ -12,7 +12,9 @@
 mod clients;
 #[path = "../machine/mod.rs"]
 mod machine;
+mod sharing;
 mod stage;
+mod streaming;
 
 mod capture;
 mod harness;
