@@ -54,7 +54,7 @@ fn eight_clients_get_the_same_three_hundred_frames_from_one_job_each() {
         let mut buffers = BTreeSet::new();
         let mut last = std::time::Duration::ZERO;
         for n in 0..FRAMES {
-            painter.paint(&mut client, n).unwrap();
+            painter.present(&mut client, n).unwrap();
             // All have the last frame, so each of these asks for the one after it.
             let pending: Vec<_> = lookers.iter_mut().map(Looker::request).collect();
             let frames: Vec<_> = lookers
