@@ -10,6 +10,7 @@
 
 #[path = "../clients/mod.rs"]
 mod clients;
+mod holders;
 #[path = "../machine/mod.rs"]
 mod machine;
 mod sharing;
