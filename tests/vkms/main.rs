@@ -10,9 +10,11 @@
 
 #[path = "../clients/mod.rs"]
 mod clients;
+mod cursor;
 mod holders;
 #[path = "../machine/mod.rs"]
 mod machine;
+mod mouse;
 mod sharing;
 mod stage;
 mod streaming;
