@@ -351,7 +351,7 @@ impl Vitrine {
                 .find(|screen| screen.pair().1 == crtc);
             let Some(screen) = screen else { continue };
             if let Some(capture) = self.captures.get_mut(&screen.output) {
-                screen.flipped(time, u64::from(sequence), &self.shell, capture);
+                screen.flipped(time, u64::from(sequence), capture);
             }
         }
     }

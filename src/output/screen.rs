@@ -24,7 +24,7 @@ use super::{
     PendingFence, Step, StepContext,
 };
 use crate::{
-    capture::{self, Producer},
+    capture::{self, Demand, Producer},
     geometry::Rect,
     kms::{self, ArmKind, CommitError, FrameState, JobId, PlaneUpdate, WritebackFb},
     render::{Drawn, Scene, SceneDamage, Target},
@@ -71,6 +71,7 @@ pub struct Screen {
     /// A drawn picture waits for a commit that works, with what it changes.
     pub(super) uncommitted: Option<Vec<Rect>>,
     pub(super) feedback: Option<OutputPresentationFeedback>,
+    pub(super) callbacks: feedback::DrawnCallbacks,
     /// Clients that wait for a frame callback get it then, although nothing was committed.
     pub(super) callbacks_due: Option<Time>,
     pub(super) last_flip: Time,
@@ -82,6 +83,8 @@ pub struct Screen {
     pub(super) next_job: u64,
     pub(super) paused: bool,
     pub(super) flips: u64,
+    /// Commits without a job although a capture client wanted the frame, because of the writeback connector's state.
+    pub(super) missed: u64,
 }
 
 /// A frame that is ready to be committed.
@@ -122,7 +125,10 @@ impl Screen {
         }
         match self.plan(context) {
             Plan::Wait(until) => step.wake_at(until),
-            Plan::Show => self.present(context, None, &mut step),
+            Plan::Show => {
+                self.missed += u64::from(context.capture.demand(context.now) != Demand::None);
+                self.present(context, None, &mut step);
+            }
             Plan::Capture { kind, force } => self.present(context, Some((kind, force)), &mut step),
         }
         step.wake_at(self.watchdog(context.now));
@@ -162,6 +168,7 @@ impl Screen {
                 may_commit: !flip_pending,
                 dirty: self.scene_dirty || self.cursor_dirty || self.uncommitted.is_some(),
                 demand: context.capture.demand(now),
+                change_time: self.last_flip + self.refresh * 3 / 4,
                 pacing: self.pipeline.may_commit(now),
                 arm,
             },
@@ -213,6 +220,8 @@ impl Screen {
             self.feedback = Some(visible);
         }
         damage.extend(moved);
+        let cursor = self.cursor_surface.as_ref();
+        self.callbacks.take(context.shell, &self.output, cursor);
         Some(Picture {
             index,
             damage,
@@ -454,6 +463,7 @@ impl Screen {
     fn send_due_callbacks(&mut self, context: &StepContext<'_>) {
         if self.callbacks_due.is_some_and(|due| due <= context.now) {
             self.callbacks_due = None;
+            self.callbacks.done(context.now);
             let cursor = self.cursor_surface.as_ref();
             feedback::send_frame_callbacks(context.shell, &self.output, cursor, context.now);
         }

@@ -183,12 +183,23 @@ impl Painter {
         damage: Option<Rect>,
     ) -> Result<usize, ClientError> {
         let index = self.free_buffer(client, (picture.width, picture.height))?;
-        self.acknowledge();
         let buffer = &mut self.buffers[index];
         let stride = buffer.stride;
         buffer.write(|bytes| picture.to_lines(bytes, stride));
-        buffer.busy.store(true, Ordering::Relaxed);
         self.content = picture;
+        self.commit(client, n, index, damage)
+    }
+
+    fn commit(
+        &mut self,
+        client: &mut Client,
+        n: u32,
+        index: usize,
+        damage: Option<Rect>,
+    ) -> Result<usize, ClientError> {
+        self.acknowledge();
+        let buffer = &self.buffers[index];
+        buffer.busy.store(true, Ordering::Relaxed);
         let done = Arc::new(AtomicBool::new(false));
         self.surface.frame(&client.qh, Arc::clone(&done));
         self.frame_done = Some(done);
@@ -199,6 +210,14 @@ impl Painter {
         self.surface.commit();
         client.flush()?;
         Ok(commit)
+    }
+
+    /// Commits whatever the next free buffer holds, with damage all over: full motion without the time that drawing
+    /// takes. What [`Self::expected`] says is wrong until the next picture.
+    pub fn flip(&mut self, client: &mut Client, n: u32) -> Result<usize, ClientError> {
+        let size = self.size();
+        let index = self.free_buffer(client, size)?;
+        self.commit(client, n, index, None)
     }
 
     /// Waits for the frame callback of the last commit.

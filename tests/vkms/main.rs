@@ -10,9 +10,14 @@
 
 #[path = "../clients/mod.rs"]
 mod clients;
+mod cursor;
+mod holders;
 #[path = "../machine/mod.rs"]
 mod machine;
+mod mouse;
+mod sharing;
 mod stage;
+mod streaming;
 
 mod capture;
 mod harness;
