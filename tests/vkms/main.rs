@@ -15,6 +15,9 @@ mod machine;
 mod stage;
 
 mod capture;
+mod faults;
+mod film;
 mod harness;
 mod kms;
 mod session;
+mod stock;
