@@ -39,6 +39,9 @@ pub(super) const CAPTURE_FORMAT: drm_fourcc::DrmFourcc = drm_fourcc::DrmFourcc::
 /// Refreshes to wait after a failed commit before the next try.
 const RETRY_REFRESHES: u32 = 1;
 
+/// The longest such wait: whatever it is that makes commits fail, the screen is back soon after it is over.
+const MAX_RETRY_REFRESHES: u32 = 8;
+
 /// Failed commits in a row after which the whole state is set anew.
 const FAILURES_BEFORE_RESET: u32 = 8;
 
@@ -421,11 +424,14 @@ impl Screen {
             context.capture.unarm(capture::JobId(job.0));
         }
         if job.is_some() && error.is_about_configuration() {
-            self.job_refused(error);
             // The display does not wait for capture: the same picture without the job, at once.
             let frame = self.frame_state(&picture);
             match self.pipeline.commit(&frame, None, context.now) {
-                Ok(committed) => return self.committed(context, picture, None, committed, step),
+                Ok(committed) => {
+                    // Only now it is the job that is to blame.
+                    self.job_refused(error);
+                    return self.committed(context, picture, None, committed, step);
+                }
                 Err(again) => {
                     tracing::debug!(target: "vitrine::output", %again, "refused without the job too")
                 }
@@ -445,7 +451,7 @@ impl Screen {
                 tracing::debug!(target: "vitrine::output", output = %self.output.name(), %error, failures = self.failures, "commit failed");
             }
         }
-        let refreshes = RETRY_REFRESHES << self.failures.min(6);
+        let refreshes = (RETRY_REFRESHES << self.failures.min(6)).min(MAX_RETRY_REFRESHES);
         self.retry_at = Some(context.now + self.refresh * refreshes);
         step.wake_at(self.retry_at);
         if self.failures >= FAILURES_BEFORE_RESET && error.is_about_configuration() {

@@ -20,7 +20,10 @@ mod stage;
 mod streaming;
 
 mod capture;
+mod faults;
+mod film;
 mod harness;
 mod kms;
 mod pixels;
 mod session;
+mod stock;
