@@ -12,9 +12,16 @@
 mod clients;
 #[path = "../machine/mod.rs"]
 mod machine;
+mod screen;
 mod stage;
+mod uinput;
+mod window;
 
 mod capture;
+mod cli;
 mod harness;
+mod kiosk;
 mod kms;
+mod programs;
 mod session;
+mod surfaces;
