@@ -13,7 +13,7 @@ use smithay::{
         wayland_protocols::wp::presentation_time::server::wp_presentation_feedback::Kind,
         wayland_server::protocol::wl_surface::WlSurface,
     },
-    wayland::presentation::Refresh,
+    wayland::presentation::{PresentationFeedbackCachedState, Refresh},
 };
 
 use crate::{shell::Shell, time::Time};
@@ -36,6 +36,19 @@ pub fn take(
         );
     }
     feedback
+}
+
+/// Whether a client asked for feedback that no frame has taken yet. Where nothing changed on the screen, the answer is
+/// still owed: the next refresh presents that commit too.
+pub fn is_owed(shell: &Shell, output: &Output) -> bool {
+    let mut owed = false;
+    for window in shell.space.elements_for_output(output) {
+        window.with_surfaces(|_, states| {
+            let mut cached = states.cached_state.get::<PresentationFeedbackCachedState>();
+            owed |= !cached.current().callbacks.is_empty();
+        });
+    }
+    owed
 }
 
 /// The frame is on the screen.

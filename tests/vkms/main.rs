@@ -17,9 +17,11 @@ mod stage;
 mod uinput;
 mod window;
 
+mod bad_inputs;
 mod capture;
 mod cli;
 mod harness;
+mod input;
 mod kiosk;
 mod kms;
 mod programs;

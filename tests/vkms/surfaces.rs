@@ -92,6 +92,11 @@ fn pictures_are_byte_equal(renderer: &str) {
         let stage = started(guest, renderer);
         for memory in [MemoryKind::Shm, MemoryKind::Udmabuf] {
             let mut client = client(&stage);
+            if renderer == "gles" && memory == MemoryKind::Udmabuf {
+                // Software EGL on a device without a render node cannot draw foreign memory: it is not offered.
+                assert_eq!(client.version_of("zwp_linux_dmabuf_v1"), None);
+                continue;
+            }
             let options = PainterOptions {
                 memory,
                 subsurface: Some(Rect::new(100, 50, 64, 40)),
@@ -131,7 +136,11 @@ fn subsurfaces_move_and_stack(renderer: &str) {
         let stage = started(guest, renderer);
         let mut client = client(&stage);
         let back = pattern_picture(3, 640, 480);
-        let mut parent = Window::showing(&mut client, &back);
+        let mut parent = Window::new(&client);
+        // Without it the geometry would grow with each subsurface beyond the edge.
+        parent.xdg.set_window_geometry(0, 0, 640, 480);
+        parent.configure(&mut client);
+        parent.show(&mut client, &back);
         let (red, green) = (
             Picture::filled(80, 60, 0xc0_2010),
             Picture::filled(80, 60, 0x10_c020),
