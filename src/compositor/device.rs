@@ -109,9 +109,12 @@ impl Vitrine {
             active: true,
         };
         self.choose_renderer(&backend)?;
-        self.announce_dmabuf(Some(
-            backend.render_node().map_or(dev_id, |node| node.dev_id()),
-        ));
+        // Mesa's software EGL on a display-only device takes a foreign dma-buf and then dies drawing it, as it cannot map
+        // it. pixman maps it itself.
+        let node = backend.render_node();
+        if node.is_some() || matches!(self.renderer, Renderer::Pixman(_)) {
+            self.announce_dmabuf(Some(node.map_or(dev_id, |node| node.dev_id())));
+        }
         self.watch_device(&backend, notifier)?;
         self.start_input(&backend)?;
         self.backend = Some(backend);

@@ -6,7 +6,11 @@
 use std::{sync::Arc, time::Duration};
 
 use smithay::{
-    backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd, renderer::sync::SyncPoint},
+    backend::{
+        allocator::gbm::GbmDevice,
+        drm::DrmDeviceFd,
+        renderer::{element::RenderElementStates, sync::SyncPoint},
+    },
     desktop::utils::OutputPresentationFeedback,
     output::Output,
     reexports::wayland_server::protocol::wl_surface::WlSurface,
@@ -204,13 +208,15 @@ impl Screen {
     fn draw(&mut self, context: &mut StepContext<'_>, force: bool) -> Option<Picture> {
         let moved = self.place_cursor(context);
         let mut drawn = None;
+        let mut owed = false;
         if self.scene_dirty || self.chain.latest().is_none() {
             drawn = self.draw_scene(context);
+            owed = drawn.is_none() && feedback::is_owed(context.shell, &self.output);
         }
         self.scene_dirty = false;
         self.cursor_dirty = false;
         let waiting = self.uncommitted.take();
-        if drawn.is_none() && moved.is_empty() && waiting.is_none() && !force {
+        if drawn.is_none() && moved.is_empty() && waiting.is_none() && !force && !owed {
             return None;
         }
         let index = self.chain.latest()?;
@@ -221,6 +227,9 @@ impl Screen {
             damage.extend(drawn.damage);
             let visible = feedback::take(context.shell, &self.output, &drawn.states);
             self.feedback = Some(visible);
+        } else if owed {
+            let unchanged = RenderElementStates::default();
+            self.feedback = Some(feedback::take(context.shell, &self.output, &unchanged));
         }
         damage.extend(moved);
         let cursor = self.cursor_surface.as_ref();
