@@ -10,6 +10,7 @@
 
 #[path = "../clients/mod.rs"]
 mod clients;
+mod copies;
 mod cursor;
 mod holders;
 #[path = "../machine/mod.rs"]
