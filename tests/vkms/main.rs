@@ -18,6 +18,7 @@ mod capture;
 mod faults;
 mod film;
 mod harness;
+mod hotplug;
 mod kms;
 mod session;
 mod stock;
