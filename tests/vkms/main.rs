@@ -20,5 +20,8 @@ mod film;
 mod harness;
 mod hotplug;
 mod kms;
+mod leaving;
+mod pause;
 mod session;
 mod stock;
+mod uinput;
