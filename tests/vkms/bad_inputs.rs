@@ -19,7 +19,8 @@ use rustix::{
     pipe::pipe,
 };
 use wayland_client::protocol::{
-    wl_buffer::WlBuffer, wl_compositor::WlCompositor, wl_shm, wl_subcompositor::WlSubcompositor, wl_surface::WlSurface,
+    wl_buffer::WlBuffer, wl_compositor::WlCompositor, wl_shm, wl_subcompositor::WlSubcompositor,
+    wl_surface::WlSurface,
 };
 use wayland_protocols::wp::linux_dmabuf::zv1::client::{
     zwp_linux_buffer_params_v1::{Flags, ZwpLinuxBufferParamsV1},
@@ -64,7 +65,13 @@ impl<'g> Trial<'g> {
         let stage = Setup::default().start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 0).unwrap();
-        Self { stage, client, painter, round: 0, wrong: Vec::new() }
+        Self {
+            stage,
+            client,
+            painter,
+            round: 0,
+            wrong: Vec::new(),
+        }
     }
 
     /// Lets a hostile client do something, and looks what came of it and whether the painter lives.
@@ -75,11 +82,14 @@ impl<'g> Trial<'g> {
         let good = match (&result, wanted) {
             (Ok(()), Fine) => true,
             (Err(error), Error(interface, code)) => error.protocol() == Some((interface, code)),
-            (Err(error), AnyError(interface)) => error.protocol().is_some_and(|(is, _)| is == interface),
+            (Err(error), AnyError(interface)) => {
+                error.protocol().is_some_and(|(is, _)| is == interface)
+            }
             _ => false,
         };
         if !good {
-            self.wrong.push(format!("{what}: {result:?}, not {wanted:?}"));
+            self.wrong
+                .push(format!("{what}: {result:?}, not {wanted:?}"));
         }
         self.go_on(what);
         drop(client);
@@ -92,7 +102,10 @@ impl<'g> Trial<'g> {
         if let Err(error) = self.painter.present(&mut self.client, self.round) {
             let (log, wrong) = (self.stage.vitrine.log(), &self.wrong);
             let end = log.len().saturating_sub(1500);
-            panic!("after {what} nothing is presented any more: {error}\n{wrong:#?}\n{}", log.get(end..).unwrap_or(&log));
+            panic!(
+                "after {what} nothing is presented any more: {error}\n{wrong:#?}\n{}",
+                log.get(end..).unwrap_or(&log)
+            );
         }
     }
 
@@ -127,7 +140,15 @@ fn shm_buffer(
 ) -> WlBuffer {
     let shm: wl_shm::WlShm = client.bind(1, ()).unwrap();
     let pool = shm.create_pool(fd, claimed, &client.qh, ());
-    pool.create_buffer(offset, width, height, stride, format, &client.qh, not_busy())
+    pool.create_buffer(
+        offset,
+        width,
+        height,
+        stride,
+        format,
+        &client.qh,
+        not_busy(),
+    )
 }
 
 /// Shows a buffer in a window of its own.
@@ -157,11 +178,15 @@ fn shm_that_is_not_what_it_says() {
             shm.create_pool(pipe().unwrap().0.as_fd(), 4096, &client.qh, ());
         });
         for size in [0, -1, i32::MIN, 100] {
-            trial.of(&format!("a pool resized to {size}"), AnyError("wl_shm_pool"), move |client| {
-                let shm: wl_shm::WlShm = client.bind(1, ()).unwrap();
-                let pool = shm.create_pool(memory(4096).as_fd(), 4096, &client.qh, ());
-                pool.resize(size);
-            });
+            trial.of(
+                &format!("a pool resized to {size}"),
+                AnyError("wl_shm_pool"),
+                move |client| {
+                    let shm: wl_shm::WlShm = client.bind(1, ()).unwrap();
+                    let pool = shm.create_pool(memory(4096).as_fd(), 4096, &client.qh, ());
+                    pool.resize(size);
+                },
+            );
         }
         let good = wl_shm::Format::Xrgb8888;
         for (what, shape) in [
@@ -181,7 +206,13 @@ fn shm_that_is_not_what_it_says() {
             });
         }
         trial.of("an unknown format", AnyError("wl_shm_pool"), |client| {
-            shm_buffer(client, memory(4096).as_fd(), 4096, (0, 16, 16, 64), wl_shm::Format::Yuv444);
+            shm_buffer(
+                client,
+                memory(4096).as_fd(),
+                4096,
+                (0, 16, 16, 64),
+                wl_shm::Format::Yuv444,
+            );
         });
         trial.finish();
     });
@@ -196,7 +227,9 @@ fn shm_files_that_are_shorter_than_their_pool_end_only_their_client() {
         let good = wl_shm::Format::Xrgb8888;
         for kept in [0, 4096, length / 2] {
             let gone = |client: &mut Client| {
-                client.wait_for::<()>("the end", SECOND * 10, |_| None).unwrap_err()
+                client
+                    .wait_for::<()>("the end", SECOND * 10, |_| None)
+                    .unwrap_err()
             };
             // Too short from the beginning.
             let mut client = trial.stage.client();
@@ -204,7 +237,10 @@ fn shm_files_that_are_shorter_than_their_pool_end_only_their_client() {
             let buffer = shm_buffer(&client, fd.as_fd(), length, whole, good);
             let _window = show(&mut client, &buffer);
             let error = gone(&mut client);
-            assert!(!matches!(error, ClientError::Timeout { .. }), "{kept}: {error}");
+            assert!(
+                !matches!(error, ClientError::Timeout { .. }),
+                "{kept}: {error}"
+            );
             trial.go_on("a file that is too short");
             // Truncated while it is shown.
             let mut client = trial.stage.client();
@@ -220,7 +256,10 @@ fn shm_files_that_are_shorter_than_their_pool_end_only_their_client() {
             window.surface.proxy.damage_buffer(0, 0, i32::MAX, i32::MAX);
             window.surface.proxy.commit();
             let error = gone(&mut client);
-            assert!(!matches!(error, ClientError::Timeout { .. }), "{kept}: {error}");
+            assert!(
+                !matches!(error, ClientError::Timeout { .. }),
+                "{kept}: {error}"
+            );
             trial.go_on("a file that was truncated");
         }
         trial.finish();
@@ -228,7 +267,13 @@ fn shm_files_that_are_shorter_than_their_pool_end_only_their_client() {
 }
 
 /// A dmabuf request with one plane.
-fn params(client: &Client, fd: BorrowedFd<'_>, index: u32, offset: u32, stride: u32) -> ZwpLinuxBufferParamsV1 {
+fn params(
+    client: &Client,
+    fd: BorrowedFd<'_>,
+    index: u32,
+    offset: u32,
+    stride: u32,
+) -> ZwpLinuxBufferParamsV1 {
     let manager: ZwpLinuxDmabufV1 = client.bind(3, ()).unwrap();
     let params = manager.create_params(&client.qh, not_busy());
     params.add(fd, index, offset, stride, 0, 0);
@@ -236,7 +281,14 @@ fn params(client: &Client, fd: BorrowedFd<'_>, index: u32, offset: u32, stride: 
 }
 
 fn create(client: &Client, params: &ZwpLinuxBufferParamsV1, width: i32, height: i32) -> WlBuffer {
-    params.create_immed(width, height, XRGB8888, Flags::empty(), &client.qh, not_busy())
+    params.create_immed(
+        width,
+        height,
+        XRGB8888,
+        Flags::empty(),
+        &client.qh,
+        not_busy(),
+    )
 }
 
 #[test]
@@ -247,8 +299,12 @@ fn dmabufs_that_are_none_or_shorter_than_they_say() {
         let real = || allocate(MemoryKind::Udmabuf, 65536).unwrap();
         let socket = || OwnedFd::from(UnixStream::pair().unwrap().0);
         let null = || OwnedFd::from(File::open("/dev/null").unwrap());
-        let fakes: [(&str, OwnedFd); 4] =
-            [("a memfd", memory(65536)), ("a pipe", pipe().unwrap().0), ("a socket", socket()), ("/dev/null", null())];
+        let fakes: [(&str, OwnedFd); 4] = [
+            ("a memfd", memory(65536)),
+            ("a pipe", pipe().unwrap().0),
+            ("a socket", socket()),
+            ("/dev/null", null()),
+        ];
         for (what, fd) in fakes {
             // Whoever draws in software can map a memfd as well; the others cannot be drawn at all.
             trial.of(what, AnyError(PARAMS), |client| {
@@ -267,7 +323,12 @@ fn dmabufs_that_are_none_or_shorter_than_they_say() {
             ("a size that overflows", 0, 256, i32::MAX, i32::MAX),
         ] {
             trial.of(what, AnyError(PARAMS), |client| {
-                let buffer = create(client, &params(client, real().as_fd(), 0, offset, stride), width, height);
+                let buffer = create(
+                    client,
+                    &params(client, real().as_fd(), 0, offset, stride),
+                    width,
+                    height,
+                );
                 show(client, &buffer);
             });
         }
@@ -339,38 +400,62 @@ fn surfaces_with_impossible_numbers() {
             }
         });
         for scale in [0, -1, i32::MIN] {
-            trial.of(&format!("scale {scale}"), Error("wl_surface", 0), move |client| {
-                shown(client).surface.proxy.set_buffer_scale(scale);
-            });
+            trial.of(
+                &format!("scale {scale}"),
+                Error("wl_surface", 0),
+                move |client| {
+                    shown(client).surface.proxy.set_buffer_scale(scale);
+                },
+            );
         }
         trial.of("a huge scale", Error("wl_surface", 2), |client| {
             let window = shown(client);
             window.surface.proxy.set_buffer_scale(i32::MAX);
-            window.surface.proxy.attach(Some(&window.surface.buffer().proxy), 0, 0);
+            window
+                .surface
+                .proxy
+                .attach(Some(&window.surface.buffer().proxy), 0, 0);
             window.surface.proxy.commit();
         });
-        trial.of("a viewport outside of the buffer", Error("wp_viewport", 2), |client| {
-            let window = shown(client);
-            window::viewport(client, &window.surface.proxy).set_source(600.0, 0.0, 100.0, 100.0);
-            window.surface.proxy.commit();
-        });
-        for (x, w) in [(-2.0, 10.0), (0.0, 0.0), (0.0, -7.0)] {
-            trial.of(&format!("a viewport from {x} for {w}"), Error("wp_viewport", 0), move |client| {
+        trial.of(
+            "a viewport outside of the buffer",
+            Error("wp_viewport", 2),
+            |client| {
                 let window = shown(client);
-                window::viewport(client, &window.surface.proxy).set_source(x, 0.0, w, 10.0);
-            });
+                window::viewport(client, &window.surface.proxy)
+                    .set_source(600.0, 0.0, 100.0, 100.0);
+                window.surface.proxy.commit();
+            },
+        );
+        for (x, w) in [(-2.0, 10.0), (0.0, 0.0), (0.0, -7.0)] {
+            trial.of(
+                &format!("a viewport from {x} for {w}"),
+                Error("wp_viewport", 0),
+                move |client| {
+                    let window = shown(client);
+                    window::viewport(client, &window.surface.proxy).set_source(x, 0.0, w, 10.0);
+                },
+            );
         }
         for (w, h) in [(0, 10), (-1, 10), (i32::MIN, i32::MIN)] {
-            trial.of(&format!("a viewport of {w}x{h}"), Error("wp_viewport", 0), move |client| {
-                let window = shown(client);
-                window::viewport(client, &window.surface.proxy).set_destination(w, h);
-            });
+            trial.of(
+                &format!("a viewport of {w}x{h}"),
+                Error("wp_viewport", 0),
+                move |client| {
+                    let window = shown(client);
+                    window::viewport(client, &window.surface.proxy).set_destination(w, h);
+                },
+            );
         }
-        trial.of("a part of a pixel without a size", Error("wp_viewport", 1), |client| {
-            let window = shown(client);
-            window::viewport(client, &window.surface.proxy).set_source(0.0, 0.0, 10.5, 10.0);
-            window.surface.proxy.commit();
-        });
+        trial.of(
+            "a part of a pixel without a size",
+            Error("wp_viewport", 1),
+            |client| {
+                let window = shown(client);
+                window::viewport(client, &window.surface.proxy).set_source(0.0, 0.0, 10.5, 10.0);
+                window.surface.proxy.commit();
+            },
+        );
         trial.of("the largest viewport", Fine, |client| {
             let mut window = shown(client);
             window::viewport(client, &window.surface.proxy).set_destination(i32::MAX, i32::MAX);
@@ -395,7 +480,10 @@ fn surfaces_with_impossible_numbers() {
                 window.surface.proxy.frame(&client.qh, Arc::clone(done));
             }
             window.surface.commit_and_wait_frame(client);
-            assert!(all.iter().all(|done| done.load(Ordering::Relaxed)), "a callback is missing");
+            assert!(
+                all.iter().all(|done| done.load(Ordering::Relaxed)),
+                "a callback is missing"
+            );
         });
         trial.of("a thousand commits without a buffer", Fine, |client| {
             let window = shown(client);
@@ -415,12 +503,16 @@ fn bare(client: &Client) -> WlSurface {
 fn subsurfaces_in_circles_and_far_down() {
     machine::boot(Machine::default(), |guest| {
         let mut trial = Trial::new(guest);
-        trial.of("a subsurface of itself", AnyError("wl_subcompositor"), |client| {
-            let surface = bare(client);
-            window::child(client, &surface, (0, 0));
-            let subcompositor: WlSubcompositor = client.bind(1, ()).unwrap();
-            subcompositor.get_subsurface(&surface, &surface, &client.qh, ());
-        });
+        trial.of(
+            "a subsurface of itself",
+            AnyError("wl_subcompositor"),
+            |client| {
+                let surface = bare(client);
+                window::child(client, &surface, (0, 0));
+                let subcompositor: WlSubcompositor = client.bind(1, ()).unwrap();
+                subcompositor.get_subsurface(&surface, &surface, &client.qh, ());
+            },
+        );
         trial.of("a circle of two", AnyError("wl_subcompositor"), |client| {
             let subcompositor: WlSubcompositor = client.bind(1, ()).unwrap();
             let (a, b) = (bare(client), bare(client));
@@ -428,17 +520,21 @@ fn subsurfaces_in_circles_and_far_down() {
             subcompositor.get_subsurface(&b, &a, &client.qh, ());
         });
         for above in [true, false] {
-            trial.of("a place beside a stranger", Error("wl_subsurface", 0), move |client| {
-                let window = shown(client);
-                let child = window::child(client, &window.surface.proxy, (0, 0));
-                let stranger = bare(client);
-                if above {
-                    child.role.place_above(&stranger);
-                } else {
-                    child.role.place_below(&stranger);
-                }
-                window.surface.proxy.commit();
-            });
+            trial.of(
+                "a place beside a stranger",
+                Error("wl_subsurface", 0),
+                move |client| {
+                    let window = shown(client);
+                    let child = window::child(client, &window.surface.proxy, (0, 0));
+                    let stranger = bare(client);
+                    if above {
+                        child.role.place_above(&stranger);
+                    } else {
+                        child.role.place_below(&stranger);
+                    }
+                    window.surface.proxy.commit();
+                },
+            );
         }
         trial.of("a subsurface at the limits", Fine, |client| {
             let mut window = shown(client);
@@ -470,23 +566,33 @@ fn subsurfaces_in_circles_and_far_down() {
 fn shell_requests_out_of_order() {
     machine::boot(Machine::default(), |guest| {
         let mut trial = Trial::new(guest);
-        trial.of("a buffer before the first configure", Error("xdg_surface", 3), |client| {
-            let mut window = Window::new(client);
-            window.surface.attach(client, &Picture::filled(64, 64, 0xff));
-            window.surface.proxy.commit();
-            client.roundtrip().ok();
-        });
+        trial.of(
+            "a buffer before the first configure",
+            Error("xdg_surface", 3),
+            |client| {
+                let mut window = Window::new(client);
+                window
+                    .surface
+                    .attach(client, &Picture::filled(64, 64, 0xff));
+                window.surface.proxy.commit();
+                client.roundtrip().ok();
+            },
+        );
         trial.of("an unknown serial", Error("xdg_surface", 4), |client| {
             let mut window = Window::new(client);
             window.configure(client);
             window.xdg.ack_configure(0xdead_beef);
         });
         for (w, h) in [(0, 10), (10, -1), (i32::MIN, i32::MIN)] {
-            trial.of(&format!("a geometry of {w}x{h}"), AnyError("xdg_surface"), move |client| {
-                let window = shown(client);
-                window.xdg.set_window_geometry(0, 0, w, h);
-                window.surface.proxy.commit();
-            });
+            trial.of(
+                &format!("a geometry of {w}x{h}"),
+                AnyError("xdg_surface"),
+                move |client| {
+                    let window = shown(client);
+                    window.xdg.set_window_geometry(0, 0, w, h);
+                    window.surface.proxy.commit();
+                },
+            );
         }
         trial.of("a geometry at the limits", Fine, |client| {
             let mut window = shown(client);
@@ -495,63 +601,109 @@ fn shell_requests_out_of_order() {
                 window.surface.commit_and_wait_frame(client);
             }
         });
-        for (min, max) in [((100, 100), (50, 50)), ((-1, 0), (0, 0)), ((0, 0), (0, i32::MIN))] {
-            trial.of(&format!("sizes {min:?} to {max:?}"), AnyError("xdg_toplevel"), move |client| {
-                let window = shown(client);
-                window.toplevel.set_min_size(min.0, min.1);
-                window.toplevel.set_max_size(max.0, max.1);
-                window.surface.proxy.commit();
-            });
+        for (min, max) in [
+            ((100, 100), (50, 50)),
+            ((-1, 0), (0, 0)),
+            ((0, 0), (0, i32::MIN)),
+        ] {
+            trial.of(
+                &format!("sizes {min:?} to {max:?}"),
+                AnyError("xdg_toplevel"),
+                move |client| {
+                    let window = shown(client);
+                    window.toplevel.set_min_size(min.0, min.1);
+                    window.toplevel.set_max_size(max.0, max.1);
+                    window.surface.proxy.commit();
+                },
+            );
         }
-        trial.of("the shell destroyed before its surfaces", Error("xdg_wm_base", 1), |client| {
-            shown(client).wm_base.destroy();
-        });
-        trial.of("the xdg_surface destroyed before its role", AnyError("xdg_surface"), |client| {
-            shown(client).xdg.destroy();
-        });
+        trial.of(
+            "the shell destroyed before its surfaces",
+            Error("xdg_wm_base", 1),
+            |client| {
+                shown(client).wm_base.destroy();
+            },
+        );
+        trial.of(
+            "the xdg_surface destroyed before its role",
+            AnyError("xdg_surface"),
+            |client| {
+                shown(client).xdg.destroy();
+            },
+        );
         trial.of("a second role", AnyError("xdg_surface"), |client| {
             let window = Window::new(client);
-            window.xdg.get_toplevel(&client.qh, Arc::clone(&window.surface.shell));
+            window
+                .xdg
+                .get_toplevel(&client.qh, Arc::clone(&window.surface.shell));
         });
-        trial.of("a window that is its own parent", AnyError("xdg_toplevel"), |client| {
-            let window = shown(client);
-            window.toplevel.set_parent(Some(&window.toplevel));
-            window.surface.proxy.commit();
-        });
-        trial.of("two windows that are each other's parents", AnyError("xdg_toplevel"), |client| {
-            let (a, b) = (shown(client), shown(client));
-            a.toplevel.set_parent(Some(&b.toplevel));
-            b.toplevel.set_parent(Some(&a.toplevel));
-            a.surface.proxy.commit();
-            b.surface.proxy.commit();
-        });
-        for (w, h) in [(0, 10), (10, 0), (-1, -1)] {
-            trial.of(&format!("a positioner of {w}x{h}"), Error("xdg_positioner", 0), move |client| {
+        trial.of(
+            "a window that is its own parent",
+            AnyError("xdg_toplevel"),
+            |client| {
                 let window = shown(client);
-                window.wm_base.create_positioner(&client.qh, ()).set_size(w, h);
-            });
+                window.toplevel.set_parent(Some(&window.toplevel));
+                window.surface.proxy.commit();
+            },
+        );
+        trial.of(
+            "two windows that are each other's parents",
+            AnyError("xdg_toplevel"),
+            |client| {
+                let (a, b) = (shown(client), shown(client));
+                a.toplevel.set_parent(Some(&b.toplevel));
+                b.toplevel.set_parent(Some(&a.toplevel));
+                a.surface.proxy.commit();
+                b.surface.proxy.commit();
+            },
+        );
+        for (w, h) in [(0, 10), (10, 0), (-1, -1)] {
+            trial.of(
+                &format!("a positioner of {w}x{h}"),
+                Error("xdg_positioner", 0),
+                move |client| {
+                    let window = shown(client);
+                    window
+                        .wm_base
+                        .create_positioner(&client.qh, ())
+                        .set_size(w, h);
+                },
+            );
         }
-        trial.of("a popup without a size", Error("xdg_wm_base", 5), |client| {
-            let window = shown(client);
-            let positioner = window.wm_base.create_positioner(&client.qh, ());
-            let surface = window::surface(client);
-            let xdg = window.wm_base.get_xdg_surface(&surface.proxy, &client.qh, Arc::clone(&surface.shell));
-            xdg.get_popup(Some(&window.xdg), &positioner, &client.qh, Arc::default());
-        });
-        trial.of("a popup far away that moves a thousand times", Fine, |client| {
-            let window = shown(client);
-            let mut popup = Popup::new(client, &window, (i32::MAX - 10, i32::MAX - 10), (10, 10));
-            popup.configure(client);
-            popup.surface.attach(client, &Picture::filled(10, 10, 0xff));
-            popup.surface.proxy.commit();
-            let positioner = window.wm_base.create_positioner(&client.qh, ());
-            positioner.set_size(10, 10);
-            positioner.set_anchor_rect(0, 0, 1, 1);
-            for token in 0..1000 {
-                positioner.set_offset(i32::MAX - token as i32, i32::MIN + token as i32);
-                popup.proxy.reposition(&positioner, token);
-            }
-        });
+        trial.of(
+            "a popup without a size",
+            Error("xdg_wm_base", 5),
+            |client| {
+                let window = shown(client);
+                let positioner = window.wm_base.create_positioner(&client.qh, ());
+                let surface = window::surface(client);
+                let xdg = window.wm_base.get_xdg_surface(
+                    &surface.proxy,
+                    &client.qh,
+                    Arc::clone(&surface.shell),
+                );
+                xdg.get_popup(Some(&window.xdg), &positioner, &client.qh, Arc::default());
+            },
+        );
+        trial.of(
+            "a popup far away that moves a thousand times",
+            Fine,
+            |client| {
+                let window = shown(client);
+                let mut popup =
+                    Popup::new(client, &window, (i32::MAX - 10, i32::MAX - 10), (10, 10));
+                popup.configure(client);
+                popup.surface.attach(client, &Picture::filled(10, 10, 0xff));
+                popup.surface.proxy.commit();
+                let positioner = window.wm_base.create_positioner(&client.qh, ());
+                positioner.set_size(10, 10);
+                positioner.set_anchor_rect(0, 0, 1, 1);
+                for token in 0..1000 {
+                    positioner.set_offset(i32::MAX - token as i32, i32::MIN + token as i32);
+                    popup.proxy.reposition(&positioner, token);
+                }
+            },
+        );
         trial.of("a popup whose parent goes first", Fine, |client| {
             let window = shown(client);
             let mut popup = Popup::new(client, &window, (10, 10), (10, 10));
@@ -581,7 +733,10 @@ fn wire() -> UnixStream {
 
 /// wl_display's request with this opcode and new id.
 fn request(opcode: u32, id: u32) -> Vec<u8> {
-    [1_u32, 12 << 16 | opcode, id].iter().flat_map(|word| word.to_ne_bytes()).collect()
+    [1_u32, 12 << 16 | opcode, id]
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .collect()
 }
 
 #[test]
@@ -596,8 +751,14 @@ fn bytes_that_are_no_messages() {
             vec![0xff_u8; 4096],
             vec![0_u8; 4096],
             request(77, 2),
-            [1_u32, 4 << 16, 2].iter().flat_map(|word| word.to_ne_bytes()).collect(),
-            [99_u32, 12 << 16, 2].iter().flat_map(|word| word.to_ne_bytes()).collect(),
+            [1_u32, 4 << 16, 2]
+                .iter()
+                .flat_map(|word| word.to_ne_bytes())
+                .collect(),
+            [99_u32, 12 << 16, 2]
+                .iter()
+                .flat_map(|word| word.to_ne_bytes())
+                .collect(),
         ] {
             let mut stream = wire();
             let _ = stream.write_all(&garbage);
@@ -607,28 +768,41 @@ fn bytes_that_are_no_messages() {
             let mut heard = [0; 4096];
             match stream.read(&mut heard) {
                 Ok(_) => {}
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{:02x?}", &garbage[..12]),
+                Err(error) => assert_eq!(
+                    error.kind(),
+                    std::io::ErrorKind::ConnectionReset,
+                    "{:02x?}",
+                    &garbage[..12]
+                ),
             }
         }
         // Ten thousand registries and syncs of somebody who never reads.
         let mut deaf = wire();
         deaf.set_write_timeout(Some(SECOND * 5)).unwrap();
         for id in 0..10_000 {
-            if deaf.write_all(&request(1, 2 + 2 * id)).and_then(|()| deaf.write_all(&request(0, 3 + 2 * id))).is_err() {
+            if deaf
+                .write_all(&request(1, 2 + 2 * id))
+                .and_then(|()| deaf.write_all(&request(0, 3 + 2 * id)))
+                .is_err()
+            {
                 break; // disconnected for it
             }
         }
         trial.go_on("ten thousand registries");
         drop(deaf);
-        trial.of("ten thousand registries of a client that listens", Fine, |client| {
-            for _ in 0..10 {
-                for _ in 0..100 {
-                    client.conn.display().get_registry(&client.qh, ());
+        trial.of(
+            "ten thousand registries of a client that listens",
+            Fine,
+            |client| {
+                for _ in 0..10 {
+                    for _ in 0..100 {
+                        client.conn.display().get_registry(&client.qh, ());
+                    }
+                    client.roundtrip().unwrap();
+                    client.state.globals.clear();
                 }
-                client.roundtrip().unwrap();
-                client.state.globals.clear();
-            }
-        });
+            },
+        );
         trial.go_on("half a message for a while");
         drop(half);
         trial.finish();

@@ -236,6 +236,7 @@ fn the_pointer_moves_clicks_and_scrolls() {
         let pointer = hands
             .seat
             .get_pointer(&client.qh, Arc::clone(&hands.record));
+        client.roundtrip().unwrap();
         // Far over the edge: it stops in the corner. Acceleration is flat, so the rest is exact.
         for _ in 0..4 {
             device.motion(-2000, -2000);
@@ -401,6 +402,7 @@ fn a_click_outside_of_a_popup_with_a_grab_dismisses_it() {
         hands
             .seat
             .get_pointer(&client.qh, Arc::clone(&hands.record));
+        client.roundtrip().unwrap();
         for _ in 0..4 {
             mouse.motion(-2000, -2000);
         }
@@ -469,6 +471,7 @@ fn a_click_on_the_window_behind_a_dialog_leaves_the_dialog_on_top() {
         hands
             .seat
             .get_pointer(&client.qh, Arc::clone(&hands.record));
+        client.roundtrip().unwrap();
         for _ in 0..4 {
             mouse.motion(-2000, -2000);
         }
