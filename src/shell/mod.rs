@@ -107,6 +107,11 @@ impl Shell {
             return false;
         };
         if !toplevel.is_initial_configure_sent() {
+            if has_buffer(surface) {
+                // Posts the protocol's error: a buffer before the first configure.
+                toplevel.ensure_configured();
+                return false;
+            }
             self.configure(&window);
             toplevel.send_configure();
             return false;
