@@ -14,7 +14,7 @@ use smithay::{
             damage::OutputDamageTracker,
             element::{
                 memory::MemoryRenderBufferRenderElement, surface::WaylandSurfaceRenderElement,
-                AsRenderElements, RenderElementStates,
+                AsRenderElements, Element, RenderElementStates,
             },
             gles::GlesRenderer,
             pixman::PixmanRenderer,
@@ -33,6 +33,9 @@ pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
 
 /// Behind all windows: black, as every kiosk shows.
 const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);
+
+/// The largest element that is drawn, in pixels: pixman counts coordinates in 16 bits, and a client may ask for any size.
+const MAX_EXTENT: i32 = 16_384;
 
 /// Why a scene could not be drawn.
 #[derive(Debug, thiserror::Error)]
@@ -308,5 +311,10 @@ where
         let origin: Point<i32, Physical> = origin.to_physical_precise_round(scale);
         elements.extend(window.render_elements::<SceneElement<R>>(renderer, origin, scale, 1.0));
     }
+    // One surface that no renderer can draw would fail the whole screen, and for all others.
+    elements.retain(|element| {
+        let size = element.geometry(scale).size;
+        size.w <= MAX_EXTENT && size.h <= MAX_EXTENT
+    });
     elements
 }
