@@ -7,7 +7,7 @@ mod cursor;
 
 use smithay::{
     backend::{
-        allocator::{dmabuf::Dmabuf, gbm::GbmDevice, Buffer as _},
+        allocator::{dmabuf::Dmabuf, format::get_bpp, gbm::GbmDevice, Buffer as _},
         drm::DrmDeviceFd,
         egl::{EGLContext, EGLDisplay},
         renderer::{
@@ -223,6 +223,11 @@ fn check_extent(dmabuf: &Dmabuf) -> Result<(), RenderError> {
     let Ok(length) = rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0)) else {
         return refuse("its file descriptor is no dma-buf");
     };
+    let bits = get_bpp(dmabuf.format().code).unwrap_or(32);
+    let line = u64::from(dmabuf.width()) * (bits as u64).div_ceil(8);
+    if u64::from(stride) < line {
+        return refuse("its stride is shorter than a line");
+    }
     let needed = u64::from(offset) + u64::from(stride) * u64::from(dmabuf.height());
     if needed > length {
         return refuse("offset, stride and height reach past its end");
