@@ -163,7 +163,11 @@ impl Dispatch<WlSeat, SeatUserData<Vitrine>> for Vitrine {
             state, client, seat, request, data, display, data_init,
         );
         if pointer {
-            crate::input::pointer_object_added(state, client);
+            // Not now: the new object has its data only when this request is done.
+            let client = client.clone();
+            state
+                .event_loop
+                .insert_idle(move |state| crate::input::pointer_object_added(state, &client));
         }
     }
 

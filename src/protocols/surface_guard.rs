@@ -11,7 +11,7 @@ use smithay::wayland::{
 use wayland_protocols::xdg::shell::server::{
     xdg_popup::XdgPopup,
     xdg_surface::{self, XdgSurface},
-    xdg_toplevel::XdgToplevel,
+    xdg_toplevel::{self, XdgToplevel},
 };
 use wayland_server::{
     backend::ClientId,
@@ -131,6 +131,46 @@ where
     }
 }
 
+impl<D> Dispatch<XdgToplevel, XdgShellSurfaceUserData, D> for GuardedSurfaces
+where
+    D: Dispatch<XdgToplevel, XdgShellSurfaceUserData> + XdgShellHandler + 'static,
+{
+    fn request(
+        state: &mut D,
+        client: &Client,
+        toplevel: &XdgToplevel,
+        request: xdg_toplevel::Request,
+        data: &XdgShellSurfaceUserData,
+        display: &DisplayHandle,
+        data_init: &mut DataInit<'_, D>,
+    ) {
+        use xdg_toplevel::Request::{SetMaxSize, SetMinSize};
+        if let SetMinSize { width, height } | SetMaxSize { width, height } = &request {
+            if *width < 0 || *height < 0 {
+                toplevel.post_error(
+                    xdg_toplevel::Error::InvalidSize,
+                    format!("a window's limit cannot be {width}x{height}"),
+                );
+                return;
+            }
+        }
+        <XdgShellState as Dispatch<XdgToplevel, XdgShellSurfaceUserData, D>>::request(
+            state, client, toplevel, request, data, display, data_init,
+        );
+    }
+
+    fn destroyed(
+        state: &mut D,
+        client: ClientId,
+        toplevel: &XdgToplevel,
+        data: &XdgShellSurfaceUserData,
+    ) {
+        <XdgShellState as Dispatch<XdgToplevel, XdgShellSurfaceUserData, D>>::destroyed(
+            state, client, toplevel, data,
+        );
+    }
+}
+
 /// Like Smithay's `delegate_compositor!` and `delegate_xdg_shell!` together, with the requests that carry rectangles going
 /// through [`GuardedSurfaces`](crate::protocols::GuardedSurfaces).
 #[macro_export]
@@ -156,14 +196,14 @@ macro_rules! delegate_guarded_surfaces {
                 ::smithay::wayland::shell::xdg::XdgPositionerUserData;
             ::wayland_protocols::xdg::shell::server::xdg_popup::XdgPopup:
                 ::smithay::wayland::shell::xdg::XdgShellSurfaceUserData;
-            ::wayland_protocols::xdg::shell::server::xdg_toplevel::XdgToplevel:
-                ::smithay::wayland::shell::xdg::XdgShellSurfaceUserData;
         ]);
         $crate::delegate_guarded_surfaces!(@dispatch $ty: $crate::protocols::GuardedSurfaces, [
             ::wayland_server::protocol::wl_surface::WlSurface: ::smithay::wayland::compositor::SurfaceUserData;
             ::wayland_server::protocol::wl_region::WlRegion: ::smithay::wayland::compositor::RegionUserData;
             ::wayland_protocols::xdg::shell::server::xdg_surface::XdgSurface:
                 ::smithay::wayland::shell::xdg::XdgSurfaceUserData;
+            ::wayland_protocols::xdg::shell::server::xdg_toplevel::XdgToplevel:
+                ::smithay::wayland::shell::xdg::XdgShellSurfaceUserData;
         ]);
     };
     (@global $ty:ty: $to:ty, [$($interface:ty: $data:ty;)*]) => {

@@ -228,6 +228,7 @@ impl Shell {
 
     /// Gives a popup a new place inside its screen.
     pub fn place_popup(&self, popup: &PopupSurface, positioner: PositionerState) {
+        let positioner = bounded(positioner);
         let geometry = self.popup_bounds(popup).map_or_else(
             || positioner.get_geometry(),
             |t| positioner.get_unconstrained_geometry(t),
@@ -348,6 +349,21 @@ impl Shell {
         self.popups.cleanup();
         self.unmapped.retain(|window| window.alive());
     }
+}
+
+/// The positioner with numbers that can be added: Smithay does it without a care for overflow, and clients send any.
+fn bounded(mut positioner: PositionerState) -> PositionerState {
+    const FAR: i32 = 1 << 20;
+    let near = |number: &mut i32| *number = (*number).clamp(-FAR, FAR);
+    near(&mut positioner.offset.x);
+    near(&mut positioner.offset.y);
+    near(&mut positioner.anchor_rect.loc.x);
+    near(&mut positioner.anchor_rect.loc.y);
+    near(&mut positioner.anchor_rect.size.w);
+    near(&mut positioner.anchor_rect.size.h);
+    near(&mut positioner.rect_size.w);
+    near(&mut positioner.rect_size.h);
+    positioner
 }
 
 fn is_of(window: &Window, surface: &WlSurface) -> bool {
