@@ -215,7 +215,8 @@ fn all_screens_gone_and_back_is_no_end_for_the_application() {
         let taken = ["Virtual-1", "Virtual-2"].map(|name| Cameras::open(&stage, Some(name)));
         let [mut first, mut second] = taken;
         film.roll_until("frames of both screens", |_| {
-            [&mut first, &mut second].map(|cameras| cameras.turn());
+            first.turn();
+            second.turn();
             first.count("copy") > 5 || second.count("copy") > 5
         });
         drop((film, first, second));
