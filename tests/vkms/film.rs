@@ -360,7 +360,7 @@ impl Film {
         });
     }
 
-    /// Ends: the last picture is shown, all frames are held against the truth. Gives the number of pictures painted.
+    /// Ends: the last picture is shown, all frames are held against the truth. Gives the number of pictures shown.
     #[track_caller]
     pub fn cut(mut self) -> (usize, Cameras) {
         let last = self.window.painter.feedback().len() - 1;
@@ -377,7 +377,7 @@ impl Film {
             self.cameras.count("export"),
             self.cameras.count("copy"),
         );
-        (self.window.painted, self.cameras)
+        (self.window.shown().len(), self.cameras)
     }
 }
 
