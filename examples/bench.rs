@@ -6,6 +6,12 @@
 //! compositor's CPU is its own. On vkms, composition and writeback run in threads of the kernel: a
 //! display controller does this in hardware, and it is in no process's bill here either.
 
+#![allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the machine is test code: it fails by panicking"
+)]
+
 #[path = "../tests/clients/mod.rs"]
 mod clients;
 #[path = "../tests/machine/mod.rs"]
@@ -28,7 +34,7 @@ use clients::{
     CaptureStats, Client,
 };
 use machine::{Machine, Output, SECOND};
-use stage::{Cpu, Progress, Stage};
+use stage::{Cpu, Stage};
 
 /// Measures what capture clients get and what they cost the compositor.
 #[derive(Parser, Clone)]
@@ -43,8 +49,11 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
     clients: Vec<usize>,
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 4.0)]
     seconds: f64,
+    /// How often to go through the numbers of clients: what else the machine does then hits all alike
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
     /// The screen's mode on the test machine
     #[arg(long, default_value = "640x480")]
     mode: String,
@@ -77,7 +86,7 @@ fn main() -> Result<()> {
 
 /// Runs on both sides of the machine: see [`machine::boot`].
 fn bench(arguments: &Arguments) -> Result<()> {
-    let rows = arguments.protocol.len() * (arguments.clients.len() + 1);
+    let rows = arguments.protocol.len() * (arguments.clients.len() + 1) * arguments.rounds as usize;
     let each = arguments.seconds + 30.0;
     let timeout = SECOND * 60 + Duration::from_secs_f64(each) * rows as u32;
     let machine = Machine::default()
@@ -85,13 +94,10 @@ fn bench(arguments: &Arguments) -> Result<()> {
         .memory_mib(1024)
         .timeout(timeout)
         .program("bench", env::args().skip(1));
-    let progress = if machine::in_guest() {
-        None
-    } else {
+    if !machine::in_guest() {
         stage::build_vitrine()?;
         println!("booting the test machine");
-        Some(Progress::of("bench"))
-    };
+    }
     let arguments = arguments.clone();
     machine::boot(machine, move |guest| -> Result<()> {
         let stage = Stage::start(guest, &arguments.mode, &[])?;
@@ -112,7 +118,6 @@ fn bench(arguments: &Arguments) -> Result<()> {
         }
         Ok(())
     });
-    drop(progress);
     Ok(())
 }
 
@@ -138,27 +143,41 @@ fn measure_all(arguments: &Arguments, client: &Client, pid: u32, directory: &Pat
         100.0 * idle.process.as_secs_f64() / length.as_secs_f64(),
         100.0 * idle.main.as_secs_f64() / length.as_secs_f64(),
     );
-    println!("protocol     N   frames/client   frames/s   flip to ready, ms   CPU ms/frame   of it main   to N=1");
-    println!("                   min     max               median      p99");
+    let mut rows = Vec::new();
     for &protocol in &arguments.protocol {
-        let mut first = None;
-        for &number in &arguments.clients {
-            let row = Row::measure(protocol, number, length, pid, directory)
-                .with_context(|| format!("{protocol:?} with {number} clients"))?;
-            let one = *first.get_or_insert(row.cpu_per_frame());
-            row.print(protocol, one);
+        let mut of_protocol: Vec<Row> = arguments
+            .clients
+            .iter()
+            .map(|&clients| Row::new(protocol, clients))
+            .collect();
+        for round in 1..=arguments.rounds {
+            println!("{}: round {round} of {}", protocol.name(), arguments.rounds);
+            for row in &mut of_protocol {
+                row.measure(length, pid, directory)
+                    .with_context(|| format!("{protocol:?} with {} clients", row.clients))?;
+            }
         }
+        rows.extend(of_protocol);
+    }
+    println!("\nprotocol     N   frames/client   frames/s   flip to ready, ms   CPU ms/frame   of it main   to N=1");
+    println!("                   min     max               median      p99");
+    for row in &rows {
+        let one = rows
+            .iter()
+            .find(|one| one.protocol == row.protocol && one.clients == 1);
+        row.print(one.map(Row::cpu_per_frame));
     }
     println!(
         "\nCPU per frame: what the compositor's process used for all its work, drawing included, by the \
-         number of different frames\nthat its clients got; measured for {} s each.",
-        arguments.seconds
+         number of different frames\nthat its clients got; measured for {} s, {} times each.",
+        arguments.seconds, arguments.rounds
     );
     Ok(())
 }
 
-/// One line of the table: what happened between two looks at the compositor's CPU time.
+/// One line of the table: the sum of some times between two looks at the compositor's CPU time.
 struct Row {
+    protocol: Protocol,
     clients: usize,
     length: Duration,
     frames: Vec<usize>,
@@ -168,22 +187,33 @@ struct Row {
 }
 
 impl Row {
-    fn measure(
-        protocol: Protocol,
-        clients: usize,
-        length: Duration,
-        pid: u32,
-        directory: &Path,
-    ) -> Result<Self> {
+    fn new(protocol: Protocol, clients: usize) -> Self {
+        Self {
+            protocol,
+            clients,
+            length: Duration::ZERO,
+            frames: vec![0; clients],
+            distinct: 0,
+            latencies: Vec::new(),
+            cpu: Cpu::default(),
+        }
+    }
+
+    /// Adds one measurement.
+    fn measure(&mut self, length: Duration, pid: u32, directory: &Path) -> Result<()> {
         let warm = Duration::from_secs(1);
         let all = length + warm * 2;
-        let files: Vec<PathBuf> = (0..clients)
-            .map(|i| directory.join(format!("{protocol:?}-{clients}-{i}.txt")))
-            .collect();
+        let file = |i: usize| -> PathBuf {
+            directory.join(format!("{}-{}-{i}.txt", self.protocol.name(), self.clients))
+        };
         let mut running = Vec::new();
-        for file in &files {
-            let _ = std::fs::remove_file(file);
-            running.push(Running::start(capture_command(protocol, file, all)?)?);
+        for i in 0..self.clients {
+            let _ = std::fs::remove_file(file(i));
+            running.push(Running::start(capture_command(
+                self.protocol,
+                &file(i),
+                all,
+            )?)?);
         }
         std::thread::sleep(warm);
         let (begin, before) = (clock::now(), Cpu::of(pid)?);
@@ -192,35 +222,25 @@ impl Row {
         for mut client in running {
             client.wait(all + SECOND * 25)?;
         }
-        let mut row = Self {
-            clients,
-            length: end - begin,
-            frames: Vec::new(),
-            distinct: 0,
-            latencies: Vec::new(),
-            cpu,
-        };
         let mut seen = BTreeSet::new();
-        for file in &files {
-            let stats = CaptureStats::load(file).with_context(|| file.display().to_string())?;
-            let inside = stats
-                .presented
-                .iter()
-                .zip(&stats.latencies)
-                .filter(|(presented, latency)| (begin..end).contains(&(**presented + **latency)));
-            let before = row.latencies.len();
-            for (presented, latency) in inside {
-                seen.insert(*presented);
-                row.latencies.push(*latency);
+        for i in 0..self.clients {
+            let stats = CaptureStats::load(&file(i)).context("the figures of a capture client")?;
+            for (&presented, &latency) in stats.presented.iter().zip(&stats.latencies) {
+                if (begin..end).contains(&(presented + latency)) {
+                    seen.insert(presented);
+                    self.latencies.push(latency);
+                    self.frames[i] += 1;
+                }
             }
-            row.frames.push(row.latencies.len() - before);
         }
-        row.distinct = seen.len();
         ensure!(
-            row.distinct > 0,
+            !seen.is_empty(),
             "no client got a frame: does anything move on the screen?"
         );
-        Ok(row)
+        self.length += end - begin;
+        self.distinct += seen.len();
+        self.cpu = self.cpu.plus(cpu);
+        Ok(())
     }
 
     /// In milliseconds.
@@ -228,10 +248,10 @@ impl Row {
         self.cpu.process.as_secs_f64() * 1e3 / self.distinct as f64
     }
 
-    fn print(&self, protocol: Protocol, one: f64) {
+    fn print(&self, one: Option<f64>) {
         println!(
-            "{:<11} {:>2}  {:>6}  {:>6}  {:>9.1}  {:>10.2}  {:>8.2}  {:>11.2}  {:>11.2}  {:>7.2}",
-            protocol.name(),
+            "{:<11} {:>2}  {:>6}  {:>6}  {:>9.1}  {:>10.2}  {:>8.2}  {:>11.2}  {:>11.2}  {:>7}",
+            self.protocol.name(),
             self.clients,
             self.frames.iter().min().copied().unwrap_or(0),
             self.frames.iter().max().copied().unwrap_or(0),
@@ -240,7 +260,10 @@ impl Row {
             percentile(&self.latencies, 99).as_secs_f64() * 1e3,
             self.cpu_per_frame(),
             self.cpu.main.as_secs_f64() * 1e3 / self.distinct as f64,
-            self.cpu_per_frame() / one,
+            one.map_or("-".to_owned(), |one| format!(
+                "{:.2}",
+                self.cpu_per_frame() / one
+            )),
         );
     }
 }

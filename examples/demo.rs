@@ -1,6 +1,12 @@
 //! `make demo`: boots the test machine, runs Vitrine there with a terminal as its application, and
 //! captures the screen with five clients at once. What they saw is in target/demo/ afterwards.
 
+#![allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the machine is test code: it fails by panicking"
+)]
+
 #[path = "../tests/clients/mod.rs"]
 mod clients;
 #[path = "../tests/machine/mod.rs"]
@@ -22,7 +28,7 @@ use clients::{
     CaptureStats,
 };
 use machine::{Guest, Machine, Output, Proc, SECOND};
-use stage::{Counters, Cpu, Progress, Stage};
+use stage::{Counters, Cpu, Stage};
 
 /// Shows Vitrine at work on a machine that it boots.
 #[derive(Parser, Clone)]
@@ -50,7 +56,7 @@ enum App {
 const EXPORTERS: usize = 4;
 
 /// Coloured waves below a headline, 256 colours, by the awk of any Debian.
-const WAVES: &str = r#"printf '\033[?25l'; size=$(stty size); exec awk -v lines="${size% *}" -v columns="${size#* }" 'BEGIN {
+const WAVES: &str = r#"printf '\033[?25l'; sleep 1; size=$(stty size); exec awk -v lines="${size% *}" -v columns="${size#* }" 'BEGIN {
   while (++t) {
     s = "\033[H\033[0;1m  Vitrine: this is the real screen, frame " t " of the terminal\033[0m\033[K\r\n\033[K\r\n"
     for (y = 2; y < lines; y++) {
@@ -77,19 +83,15 @@ fn demo(arguments: &Arguments) -> Result<()> {
         .output(Output::new())
         .timeout(SECOND * 180 + Duration::from_secs_f64(arguments.seconds))
         .program("demo", env::args().skip(1));
-    let progress = if machine::in_guest() {
-        None
-    } else {
+    if !machine::in_guest() {
         println!("demo: building vitrine");
         stage::build_vitrine()?;
         println!(
             "demo: booting a machine with a display controller that has a writeback connector"
         );
-        Some(Progress::of("demo"))
-    };
+    }
     let arguments = arguments.clone();
     let out = machine::boot(machine, move |guest| show(guest, &arguments));
-    drop(progress);
     keep(&out)
 }
 

@@ -1,17 +1,11 @@
-//! What the demo and the benchmark share: Vitrine on the test machine, progress on the terminal,
-//! and the CPU time of a process.
+//! What the demo and the benchmark share: Vitrine on the test machine, and the CPU
+//! time of a process.
 #![allow(dead_code, reason = "each program uses a part of it")]
 
 use std::{
     env, fs,
-    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Arc,
-    },
-    thread,
     time::Duration,
 };
 
@@ -37,7 +31,8 @@ pub fn build_vitrine() -> Result<()> {
     if let Some(cargo) = env::var_os("CARGO") {
         let mut build = Command::new(cargo);
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        build.args(["build", "--quiet", "--bin", "vitrine"]);
+        // With the examples, so that cargo chooses the same features of the dependencies and builds them once.
+        build.args(["build", "--quiet", "--bins", "--examples"]);
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
@@ -129,6 +124,14 @@ impl Cpu {
         })
     }
 
+    /// The sum.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            process: self.process + other.process,
+            main: self.main + other.main,
+        }
+    }
+
     /// Since an earlier look.
     pub fn since(self, earlier: Self) -> Self {
         Self {
@@ -155,58 +158,6 @@ fn cpu_time(path: &str) -> Result<Duration> {
         .filter_map(|n| n.parse::<u64>().ok())
         .sum();
     Ok(Duration::from_secs(ticks) / USER_HZ)
-}
-
-/// Shows what the guest prints while it runs, until it is dropped.
-pub struct Progress {
-    over: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Progress {
-    /// Of the machine that [`crate::machine::boot`] calls `name`.
-    pub fn of(name: &str) -> Self {
-        let log = target().join("machine").join(name).join("stdout.log");
-        // An old one would be shown before the machine makes its own.
-        let _ = fs::remove_file(&log);
-        let over = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&over);
-        let thread = thread::spawn(move || {
-            let mut shown = 0;
-            loop {
-                let last = stop.load(Ordering::Relaxed);
-                shown += show_from(&log, shown).unwrap_or(0);
-                if last {
-                    return;
-                }
-                thread::sleep(Duration::from_millis(100));
-            }
-        });
-        Self {
-            over,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn show_from(log: &Path, shown: u64) -> std::io::Result<u64> {
-    let mut file = fs::File::open(log)?;
-    file.seek(SeekFrom::Start(shown))?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    let mut out = std::io::stdout().lock();
-    out.write_all(&text)?;
-    out.flush()?;
-    Ok(text.len() as u64)
 }
 
 /// The checkout's target directory.

@@ -16,7 +16,7 @@ use smithay::{
     },
     wayland::{
         compositor::{with_surface_tree_downward, SurfaceAttributes, TraversalAction},
-        presentation::Refresh,
+        presentation::{PresentationFeedbackCachedState, Refresh},
         seat::WaylandFocus,
     },
 };
@@ -41,6 +41,19 @@ pub fn take(
         );
     }
     feedback
+}
+
+/// Whether a client asked for feedback that no frame has taken yet. Where nothing changed on the screen, the answer is
+/// still owed: the next refresh presents that commit too.
+pub fn is_owed(shell: &Shell, output: &Output) -> bool {
+    let mut owed = false;
+    for window in shell.space.elements_for_output(output) {
+        window.with_surfaces(|_, states| {
+            let mut cached = states.cached_state.get::<PresentationFeedbackCachedState>();
+            owed |= !cached.current().callbacks.is_empty();
+        });
+    }
+    owed
 }
 
 /// The frame is on the screen.

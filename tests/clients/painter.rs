@@ -182,11 +182,28 @@ impl Painter {
         picture: Picture,
         damage: Option<Rect>,
     ) -> Result<usize, ClientError> {
-        let index = self.free_buffer(client, (picture.width, picture.height))?;
+        let size = (picture.width, picture.height);
+        let commit = self.show_bytes(client, n, size, damage, |bytes, stride| {
+            picture.to_lines(bytes, stride);
+        })?;
+        self.content = picture;
+        Ok(commit)
+    }
+
+    /// As [`Self::show`] for a client in a hurry: `draw` fills the buffer's lines, whose stride it is told.
+    /// [`Self::expected`] does not learn of it.
+    pub fn show_bytes(
+        &mut self,
+        client: &mut Client,
+        n: u32,
+        size: (u32, u32),
+        damage: Option<Rect>,
+        draw: impl FnOnce(&mut [u8], u32),
+    ) -> Result<usize, ClientError> {
+        let index = self.free_buffer(client, size)?;
         let buffer = &mut self.buffers[index];
         let stride = buffer.stride;
-        buffer.write(|bytes| picture.to_lines(bytes, stride));
-        self.content = picture;
+        buffer.write(|bytes| draw(bytes, stride));
         self.commit(client, n, index, damage)
     }
 
@@ -232,6 +249,12 @@ impl Painter {
             pointer.update();
         }
         Ok(())
+    }
+
+    /// Whether the frame callback of the last commit has come, as far as events were dispatched; also if there was none.
+    pub fn is_frame_done(&self) -> bool {
+        let done = self.frame_done.as_ref();
+        done.is_none_or(|done| done.load(Ordering::Relaxed))
     }
 
     /// Waits until a commit was presented or discarded.
