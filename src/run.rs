@@ -22,6 +22,7 @@ use crate::{compositor::Vitrine, config::Config, kms, session};
 /// # Errors
 /// When there is no seat, no usable display device or no socket; each error says what to do.
 pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Result<u8> {
+    session::raise_descriptor_limit();
     // Before any thread: a thread that does not block the signal would take it, and the default action with it.
     let signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM])
         .context("SIGINT and SIGTERM cannot be watched")?;
