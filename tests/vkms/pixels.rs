@@ -15,7 +15,11 @@ const SOCKET: &str = "wayland-pixels";
 
 fn start(guest: &Guest) -> (Proc, Client) {
     let config = guest.out().join("compositor.toml");
-    std::fs::write(&config, "[[output]]\nconnector = \"*\"\nmode = \"640x480\"\n").unwrap();
+    std::fs::write(
+        &config,
+        "[[output]]\nconnector = \"*\"\nmode = \"640x480\"\n",
+    )
+    .unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_vitrine"));
     command.arg("-c").arg(config).args(["--socket", SOCKET]);
     let vitrine = guest.spawn("vitrine", command);
@@ -74,12 +78,18 @@ fn captures_agree(guest: &Guest) {
             (session, buffer)
         });
         let copy = copied(&mut client, session, buffer, n);
-        copy.assert_same(&expected, &format!("picture {n} through ext-image-copy-capture"));
+        copy.assert_same(
+            &expected,
+            &format!("picture {n} through ext-image-copy-capture"),
+        );
         // The screen stands still, but what was composed last before is summed first.
         let wanted = vkms_crc(&expected.to_bytes());
         let mut crcs = guest.crc(0).unwrap();
         let seen: Vec<u32> = (0..5).map(|_| crcs.next_frame().unwrap().value).collect();
-        assert_eq!(seen.last(), Some(&wanted), "picture {n}: the CRTC summed {seen:08x?}");
+        assert_eq!(
+            seen.last(),
+            Some(&wanted),
+            "picture {n}: the CRTC summed {seen:08x?}"
+        );
     }
 }
-
