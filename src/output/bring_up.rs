@@ -177,6 +177,17 @@ impl Screen {
         }
     }
 
+    /// Gives the output another ring of fresh memory. Nothing that is shown from the next job on is written into the old one;
+    /// the job in flight still is, and shows what was on the screen before.
+    pub fn renew_ring(&mut self, capture: &mut OutputCapture, now: Time) {
+        if self.capture_buffers.take().is_none() {
+            // None was made yet, or there was no memory for one.
+            return;
+        }
+        capture.clear_buffers(now);
+        self.ensure_ring(capture, now);
+    }
+
     fn draw_first(&mut self, context: &mut StepContext<'_>) -> Option<usize> {
         self.redraw_all();
         let (chain, buffers) = (&self.chain, &mut self.buffers);

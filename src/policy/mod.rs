@@ -50,6 +50,17 @@ pub struct Sandbox {
     pub instance_id: Option<String>,
 }
 
+impl Origin {
+    /// A word for it, as in compositor.toml.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Origin::Public => "public",
+            Origin::Privileged => "privileged",
+            Origin::Sandbox(_) => "sandbox",
+        }
+    }
+}
+
 impl Peer {
     /// The sandbox that the client is in.
     pub fn sandbox(&self) -> Option<&Sandbox> {
