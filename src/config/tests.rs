@@ -274,12 +274,12 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
     assert_eq!(
         complaint("# a\n\nrendrer = \"gles\"\n"),
         "compositor.toml:3: unknown key \"rendrer\" in the top level; valid keys: drm_device, renderer, capture, \
-         output, input, cursor, seat, log, app; did you mean \"renderer\"?"
+         access, output, input, cursor, seat, log, app; did you mean \"renderer\"?"
     );
     assert_eq!(
         complaint("[capture]\nring_slots = 3\nqouta = 1\n"),
         "compositor.toml:3: unknown key \"qouta\" in [capture]; valid keys: ring_slots, quota, hold_deadline_ms, \
-         grace_refreshes, cooling_ms, producer, dmabuf; did you mean \"quota\"?"
+         grace_refreshes, cooling_ms, producer, dmabuf, indicator; did you mean \"quota\"?"
     );
     let far = complaint("[seat]\nwallpaper = 1\n");
     assert_eq!(

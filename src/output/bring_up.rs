@@ -16,7 +16,7 @@ use super::{
 use crate::{
     capture::OutputCapture,
     kms::{self, modeset::refresh_of, topology::Head, FrameState},
-    render::{Scene, SceneDamage, Target},
+    render::{Mark, Scene, SceneDamage, Target},
     time::Time,
 };
 
@@ -87,6 +87,8 @@ impl Screen {
             buffers,
             chain: Chain::default(),
             scene: SceneDamage::new(&output),
+            mark: Mark::default(),
+            marked: false,
             cursor,
             capture_buffers: None,
             no_writeback: None,
@@ -195,6 +197,7 @@ impl Screen {
             shell: context.shell,
             output: &self.output,
             cursor: None,
+            mark: self.marked.then_some(&self.mark),
         };
         let mut used = None;
         let drawn = context.renderer.draw(&scene, &mut self.scene, || {
