@@ -18,4 +18,5 @@ mod capture;
 mod harness;
 mod kms;
 mod pixels;
+mod rights;
 mod session;
