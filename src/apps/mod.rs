@@ -168,6 +168,10 @@ impl App {
 impl Drop for App {
     fn drop(&mut self) {
         self.send(Some(Signal::KILL));
+        // By its own id too: the wait below must not depend on the group.
+        if let Err(error) = self.child.kill() {
+            tracing::debug!(%error, "the application could not be killed");
+        }
         // Returns soon: the process has just been killed, and it could not refuse.
         if let Err(error) = self.child.wait() {
             tracing::debug!(%error, "the application could not be waited for");

@@ -148,7 +148,7 @@ fn dropping_an_application_kills_its_grandchildren_too() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
     let mut app = shell(&format!(
-        "sleep 1000 & echo $! > {}; exit 0",
+        "sleep 1000 > /dev/null 2>&1 & echo $! > {}; exit 0",
         file.display()
     ));
     assert_eq!(wait(&mut app), AppExit::Code(0));

@@ -31,7 +31,7 @@ pub(super) fn identify(stream: &UnixStream, origin: Origin) -> Peer {
         };
     };
     let pid = credentials.pid.as_raw_nonzero().get();
-    let pidfd = peer_pidfd(stream);
+    let process = peer_process(stream);
     let executable = executable(
         Path::new("/proc")
             .join(pid.to_string())
@@ -42,7 +42,7 @@ pub(super) fn identify(stream: &UnixStream, origin: Origin) -> Peer {
         pid,
         uid: Some(credentials.uid.as_raw()),
         // Asked after reading: if the process lives now, the pid was its own before.
-        executable: executable.filter(|_| pidfd.is_none_or(|pidfd| lives(&pidfd))),
+        executable: executable.filter(|_| process.may_live()),
         origin,
     }
 }
@@ -55,10 +55,29 @@ fn executable(link: &Path) -> Option<PathBuf> {
     ((running.dev(), running.ino()) == (here.dev(), here.ino())).then_some(path)
 }
 
-/// A descriptor of the process that connected; `None` on kernels that have none for sockets.
-fn peer_pidfd(stream: &UnixStream) -> Option<OwnedFd> {
+/// The process that connected, as the socket names it.
+enum Process {
+    /// The kernel is too old to say (before Linux 6.5): the pid is all there is.
+    Unknown,
+    /// It is gone already.
+    Gone,
+    /// By a descriptor, which never means another process.
+    Here(OwnedFd),
+}
+
+impl Process {
+    fn may_live(&self) -> bool {
+        match self {
+            Process::Unknown => true,
+            Process::Gone => false,
+            Process::Here(pidfd) => lives(pidfd),
+        }
+    }
+}
+
+fn peer_process(stream: &UnixStream) -> Process {
     let mut fd: libc::c_int = -1;
-    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).ok()?;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
     // SAFETY: the kernel writes at most `length` bytes to `fd`, which is that long and lives until after the call.
     let result = unsafe {
         libc::getsockopt(
@@ -69,11 +88,14 @@ fn peer_pidfd(stream: &UnixStream) -> Option<OwnedFd> {
             &raw mut length,
         )
     };
-    if result != 0 || fd < 0 {
-        return None;
+    if result == 0 && fd >= 0 {
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+        return Process::Here(unsafe { OwnedFd::from_raw_fd(fd) });
     }
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    match std::io::Error::last_os_error().raw_os_error() {
+        Some(libc::ENOPROTOOPT) => Process::Unknown,
+        _ => Process::Gone,
+    }
 }
 
 /// A pidfd becomes readable when its process ends.

@@ -4,6 +4,7 @@ use smithay::{
     delegate_seat,
     desktop::{PopupGrab, PopupKeyboardGrab, PopupKind, PopupPointerGrab, PopupUngrabStrategy},
     input::{
+        keyboard::LedState,
         pointer::{CursorImageStatus, Focus},
         Seat, SeatHandler, SeatState,
     },
@@ -31,6 +32,10 @@ impl SeatHandler for Vitrine {
         set_data_device_focus(&self.display, seat, client.clone());
         set_primary_focus(&self.display, seat, client);
         self.shell.activate(focused);
+    }
+
+    fn led_state_changed(&mut self, _seat: &Seat<Self>, leds: LedState) {
+        self.input.devices().show_leds(leds);
     }
 
     fn cursor_image(&mut self, _seat: &Seat<Self>, image: CursorImageStatus) {

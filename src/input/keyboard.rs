@@ -83,18 +83,21 @@ impl Keys {
     }
 }
 
+/// The same key can be held on two keyboards. Clients know one keyboard: they see the first press and the last release.
+/// `count` is the number of devices that hold the key after the event.
+pub(super) fn is_first_or_last(state: KeyState, count: u32) -> bool {
+    match state {
+        KeyState::Pressed => count <= 1,
+        KeyState::Released => count == 0,
+    }
+}
+
 pub(super) fn key<D: InputHost, B: InputBackend>(host: &mut D, event: &B::KeyboardKeyEvent) {
     let Some(keyboard) = host.seat().get_keyboard() else {
         return;
     };
     let (code, state) = (event.key_code(), event.state());
-    // The same key can be held on two keyboards. Clients know one keyboard: they see the first press and the last
-    // release.
-    let repeated = match state {
-        KeyState::Pressed => event.count() > 1,
-        KeyState::Released => event.count() > 0,
-    };
-    if repeated {
+    if !is_first_or_last(state, event.count()) {
         return;
     }
     let serial = SERIAL_COUNTER.next_serial();

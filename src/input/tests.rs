@@ -7,12 +7,11 @@
     reason = "tests fail by panicking"
 )]
 
+mod made;
+
 use proptest::prelude::*;
 use smithay::{
-    backend::input::{
-        AbsolutePositionEvent, AxisSource, Device, DeviceCapability, Event, KeyState,
-        KeyboardKeyEvent, PointerMotionAbsoluteEvent, PointerMotionEvent, UnusedEvent,
-    },
+    backend::input::{AxisSource, KeyState},
     input::{
         keyboard::{keysyms, Keycode, Keysym, ModifiersState},
         SeatState,
@@ -20,6 +19,7 @@ use smithay::{
     utils::{Rectangle, Transform},
 };
 
+use self::made::{Key, Made, Motion, Place};
 use super::*;
 
 fn output(name: &str, area: (i32, i32, i32, i32), transform: Transform) -> OutputArea {
@@ -322,135 +322,6 @@ impl InputHost for Host {
     }
 }
 
-/// The backend of events that this test makes.
-#[derive(Debug)]
-struct Made;
-
-#[derive(Debug, PartialEq, Eq, Hash, Clone)]
-struct MadeDevice;
-
-impl Device for MadeDevice {
-    fn id(&self) -> String {
-        "made".to_owned()
-    }
-    fn name(&self) -> String {
-        "made".to_owned()
-    }
-    fn has_capability(&self, _: DeviceCapability) -> bool {
-        true
-    }
-    fn usb_id(&self) -> Option<(u32, u32)> {
-        None
-    }
-    fn syspath(&self) -> Option<std::path::PathBuf> {
-        None
-    }
-}
-
-impl InputDevice for MadeDevice {
-    fn output_name(&self) -> Option<String> {
-        None
-    }
-}
-
-#[derive(Debug)]
-struct Key {
-    code: u32,
-    state: KeyState,
-    count: u32,
-}
-
-#[derive(Debug)]
-struct Motion(f64, f64);
-
-#[derive(Debug)]
-struct Place(f64, f64);
-
-macro_rules! made_event {
-    ($($event:ty),*) => {
-        $(impl Event<Made> for $event {
-            fn time(&self) -> u64 {
-                u64::MAX
-            }
-            fn device(&self) -> MadeDevice {
-                MadeDevice
-            }
-        })*
-    };
-}
-made_event!(Key, Motion, Place);
-
-impl KeyboardKeyEvent<Made> for Key {
-    fn key_code(&self) -> Keycode {
-        self.code.into()
-    }
-    fn state(&self) -> KeyState {
-        self.state
-    }
-    fn count(&self) -> u32 {
-        self.count
-    }
-}
-
-impl PointerMotionEvent<Made> for Motion {
-    fn delta_x(&self) -> f64 {
-        self.0
-    }
-    fn delta_y(&self) -> f64 {
-        self.1
-    }
-    fn delta_x_unaccel(&self) -> f64 {
-        self.0
-    }
-    fn delta_y_unaccel(&self) -> f64 {
-        self.1
-    }
-}
-
-impl AbsolutePositionEvent<Made> for Place {
-    fn x(&self) -> f64 {
-        self.0
-    }
-    fn y(&self) -> f64 {
-        self.1
-    }
-    fn x_transformed(&self, width: i32) -> f64 {
-        self.0 * f64::from(width)
-    }
-    fn y_transformed(&self, height: i32) -> f64 {
-        self.1 * f64::from(height)
-    }
-}
-impl PointerMotionAbsoluteEvent<Made> for Place {}
-
-impl InputBackend for Made {
-    type Device = MadeDevice;
-    type KeyboardKeyEvent = Key;
-    type PointerAxisEvent = UnusedEvent;
-    type PointerButtonEvent = UnusedEvent;
-    type PointerMotionEvent = Motion;
-    type PointerMotionAbsoluteEvent = Place;
-    type GestureSwipeBeginEvent = UnusedEvent;
-    type GestureSwipeUpdateEvent = UnusedEvent;
-    type GestureSwipeEndEvent = UnusedEvent;
-    type GesturePinchBeginEvent = UnusedEvent;
-    type GesturePinchUpdateEvent = UnusedEvent;
-    type GesturePinchEndEvent = UnusedEvent;
-    type GestureHoldBeginEvent = UnusedEvent;
-    type GestureHoldEndEvent = UnusedEvent;
-    type TouchDownEvent = UnusedEvent;
-    type TouchUpEvent = UnusedEvent;
-    type TouchMotionEvent = UnusedEvent;
-    type TouchCancelEvent = UnusedEvent;
-    type TouchFrameEvent = UnusedEvent;
-    type TabletToolAxisEvent = UnusedEvent;
-    type TabletToolProximityEvent = UnusedEvent;
-    type TabletToolTipEvent = UnusedEvent;
-    type TabletToolButtonEvent = UnusedEvent;
-    type SwitchToggleEvent = UnusedEvent;
-    type SpecialEvent = ();
-}
-
 // Codes of linux/input-event-codes.h.
 const KEY_LEFTCTRL: u32 = 29;
 const KEY_LEFTALT: u32 = 56;
@@ -473,6 +344,12 @@ fn the_pointer_moves_within_the_outputs() {
     assert_eq!(host.pointer_at(), (410.0, 280.0));
     dispatch(&mut host, motion(1e9, 0.0));
     assert_eq!(host.pointer_at(), (1200.0 - STEP, 280.0));
+    host.asked.clear();
+    dispatch(&mut host, motion(5.0, 0.0));
+    assert!(
+        host.asked.is_empty(),
+        "at the edge there is nothing to draw"
+    );
     let place = InputEvent::<Made>::PointerMotionAbsolute {
         event: Place(0.25, 0.5),
     };
@@ -545,6 +422,8 @@ fn the_release_of_a_key_is_kept_exactly_when_its_press_was() {
 
 #[test]
 fn a_key_held_on_two_keyboards_is_one_key() {
+    assert!(keyboard::is_first_or_last(KeyState::Pressed, 1));
+    assert!(!keyboard::is_first_or_last(KeyState::Pressed, 2));
     let mut host = Host::new(InputSection::default());
     keyboard::add(&mut host);
     let pressed = |host: &Host| host.seat.get_keyboard().unwrap().pressed_keys().len();

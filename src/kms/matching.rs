@@ -93,7 +93,7 @@ fn best_path(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(clippy::indexing_slicing, clippy::expect_used)]
     use super::*;
     use proptest::prelude::*;
 

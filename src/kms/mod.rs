@@ -11,7 +11,8 @@
 //! | [`props`], [`request`] | typed properties, typed atomic requests |
 //! | [`io`], [`fault`] | the one ioctl that matters as a trait, and the same with injected faults |
 //! | [`pipeline`], [`pipeline_io`], [`modeset`] | one CRTC: pure states, and the commits that follow from them |
-//! | [`writeback`] | pure: may a job be armed, may it be believed |
+//! | [`frame`] | what a CRTC shall show |
+//! | [`writeback`], [`writeback_types`] | pure: may a job be armed, may it be believed |
 //! | [`fence`], [`framebuffer`], [`ring_buffer`], [`canary`] | memory and its completion |
 //! | [`probe`] | what `vitrine probe` prints |
 
@@ -19,6 +20,7 @@ pub mod canary;
 pub mod device;
 pub mod fault;
 pub mod fence;
+pub mod frame;
 pub mod framebuffer;
 pub mod io;
 mod matching;
@@ -34,14 +36,16 @@ pub mod snapshot;
 pub mod stats;
 pub mod topology;
 pub mod writeback;
+pub mod writeback_types;
 
 pub use device::{Device, KmsEvent};
 pub use fault::FaultPlan;
 pub use fence::{Fence, FenceStatus};
+pub use frame::{FrameState, PlaneUpdate};
 pub use framebuffer::Framebuffer;
 pub use io::CommitError;
 pub use modeset::ModesetReport;
-pub use pipeline_io::{Committed, FrameState, Pipeline, PlaneUpdate, WritebackFb};
+pub use pipeline_io::{Committed, Pipeline, WritebackFb};
 pub use probe::ProbeReport;
 pub use ring_buffer::{Access, RingBuffer};
 pub use snapshot::Snapshot;

@@ -7,9 +7,10 @@ use drm::control::{crtc, AtomicCommitFlags, Mode};
 use tracing::{debug, info, warn};
 
 use super::{
+    frame::FrameState,
     io::CommitError,
     pipeline::State,
-    pipeline_io::{FrameState, Pipeline},
+    pipeline_io::Pipeline,
     props::{ConnectorProps, CrtcProps, PlaneProps},
     request::AtomicRequest,
     saved::Blob,

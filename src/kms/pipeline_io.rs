@@ -3,11 +3,7 @@
 //! The caller owns the event loop: it hands in flip events and readable fences, watches [`Pipeline::next_deadline`] and
 //! calls [`Pipeline::tick`]. Modesets are in [`crate::kms::modeset`]. This file must not know what is in the pictures.
 
-use std::{
-    collections::HashMap,
-    os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use drm::control::{connector, crtc, plane, AtomicCommitFlags, Mode};
 use drm_fourcc::DrmFourcc;
@@ -18,83 +14,20 @@ use super::{
     canary::CanaryState,
     device::Device,
     fence::{Fence, FenceStatus},
+    frame::FrameState,
     framebuffer::Framebuffer,
     io::CommitError,
     pipeline::{Flip, PipelineState, State},
     props::{ConnectorProps, CrtcProps, PlaneProps},
-    request::{AtomicRequest, Placement, SourceRect},
+    request::AtomicRequest,
     ring_buffer::{Access, RingBuffer},
-    saved::{Blob, SavedState},
+    saved::SavedState,
     stats::Counted,
     topology::{CaptureOnly, Head, Planes},
-    writeback::{Action, ArmKind, JobId, Pacing, Refuse, Verdict, Why, Writeback, WritebackConfig},
+    writeback::{Action, ArmKind, JobId, Pacing, Refuse, Verdict, Writeback, WritebackConfig},
     Error,
 };
-use crate::{geometry::Rect, time::Time};
-
-/// What one plane shows.
-#[derive(Debug, Clone)]
-pub struct PlaneUpdate {
-    /// The picture.
-    pub fb: Arc<Framebuffer>,
-    /// Part of it: x, y, width, height in pixels of the framebuffer, fractions allowed.
-    pub source: (f64, f64, f64, f64),
-    /// Where on the screen, in pixels of the mode.
-    pub target: Rect,
-    /// The hardware waits for this sync_file before it reads the picture.
-    pub in_fence: Option<Arc<OwnedFd>>,
-    /// What changed since the plane's last picture, in pixels of the framebuffer; none: all of it.
-    pub damage: Option<Vec<Rect>>,
-    /// Click point, for a cursor.
-    pub hotspot: Option<(i32, i32)>,
-}
-
-impl PlaneUpdate {
-    /// The whole framebuffer, pixel by pixel, with its top left corner at `at`.
-    pub fn whole(fb: Arc<Framebuffer>, at: (i32, i32)) -> Self {
-        let (w, h) = fb.size();
-        let side = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-        Self {
-            fb,
-            source: (0.0, 0.0, f64::from(w), f64::from(h)),
-            target: Rect::new(at.into(), (side(w), side(h)).into()),
-            in_fence: None,
-            damage: None,
-            hotspot: None,
-        }
-    }
-}
-
-/// What the CRTC shall show. Planes of the pipeline that are not named are taken off.
-#[derive(Debug, Clone)]
-pub struct FrameState {
-    /// On the primary plane.
-    pub primary: PlaneUpdate,
-    /// On the cursor plane.
-    pub cursor: Option<PlaneUpdate>,
-    /// On overlay planes.
-    pub overlays: Vec<(plane::Handle, PlaneUpdate)>,
-}
-
-impl FrameState {
-    /// Only a primary plane.
-    pub fn primary(update: PlaneUpdate) -> Self {
-        Self {
-            primary: update,
-            cursor: None,
-            overlays: Vec::new(),
-        }
-    }
-
-    pub(crate) fn framebuffers(&self) -> Vec<Arc<Framebuffer>> {
-        [&self.primary]
-            .into_iter()
-            .chain(&self.cursor)
-            .chain(self.overlays.iter().map(|(_, update)| update))
-            .map(|update| update.fb.clone())
-            .collect()
-    }
-}
+use crate::time::Time;
 
 /// A writeback job for a commit.
 #[derive(Debug, Clone)]
@@ -507,7 +440,14 @@ impl Pipeline {
     /// Deadlines, and everything to be told since the last call. Call it after every other call and at
     /// [`Pipeline::next_deadline`].
     pub fn tick(&mut self, now: Time) -> Vec<Action> {
-        self.poll_fences(now);
+        // Only a deadline is worth a system call: the event loop tells of fences by itself.
+        if self
+            .writeback
+            .next_deadline(now)
+            .is_some_and(|due| due <= now)
+        {
+            self.poll_fences(now);
+        }
         if self.state.tick(now) {
             warn!(target: "vitrine::kms", output = %self.name, "no flip event for 12 s; going on without it");
             self.on_screen.append(&mut self.pending);
@@ -548,103 +488,5 @@ impl Pipeline {
             self.writeback.next_deadline(now),
         ];
         times.into_iter().flatten().min()
-    }
-
-    /// Fills in all planes. The blobs must live until the commit returned.
-    pub(crate) fn fill(
-        &self,
-        request: &mut AtomicRequest,
-        frame: &FrameState,
-    ) -> Result<Vec<Blob>, CommitError> {
-        let mut blobs = Vec::new();
-        for plane in self.planes.all() {
-            let Some(props) = self.plane_props.get(&plane) else {
-                continue;
-            };
-            let update = if plane == self.planes.primary {
-                Some(&frame.primary)
-            } else if Some(plane) == self.planes.cursor {
-                frame.cursor.as_ref()
-            } else {
-                frame
-                    .overlays
-                    .iter()
-                    .find(|(id, _)| *id == plane)
-                    .map(|(_, update)| update)
-            };
-            match update {
-                Some(update) => blobs.extend(self.show(request, props, update)?),
-                None => {
-                    request.hide(props);
-                }
-            }
-        }
-        Ok(blobs)
-    }
-
-    fn show(
-        &self,
-        request: &mut AtomicRequest,
-        props: &PlaneProps,
-        update: &PlaneUpdate,
-    ) -> Result<Option<Blob>, CommitError> {
-        let (x, y, w, h) = update.source;
-        let side = |n: i32| u32::try_from(n).unwrap_or(0);
-        let (at, size) = (update.target.loc, update.target.size);
-        let placement = Placement {
-            crtc: self.crtc.id,
-            fb: update.fb.id(),
-            source: SourceRect::from_pixels(x, y, w, h),
-            target: (at.x, at.y, side(size.w), side(size.h)),
-        };
-        request.show(props, placement);
-        if let (Some(fence), Some(property)) = (&update.in_fence, props.in_fence_fd) {
-            // The kernel reads a signed descriptor number; ours are never negative.
-            request.set(props.id, property, i64::from(fence.as_raw_fd()) as u64);
-        }
-        if let Some(hotspot) = update.hotspot {
-            request.hotspot(props, hotspot);
-        }
-        let (Some(damage), Some(property)) = (&update.damage, props.fb_damage_clips) else {
-            return Ok(None);
-        };
-        let mut bytes = damage_clips(damage, update.fb.size());
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        // Only a hint: without memory for it, the commit goes without.
-        let Ok(blob) = Blob::new(self.device.fd(), &mut bytes) else {
-            return Ok(None);
-        };
-        request.set(props.id, property, blob.id());
-        Ok(Some(blob))
-    }
-}
-
-/// Rectangles as the kernel reads them (`struct drm_mode_rect`), cut to the framebuffer.
-fn damage_clips(damage: &[Rect], (w, h): (u32, u32)) -> Vec<u8> {
-    let limit = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-    let (w, h) = (limit(w), limit(h));
-    damage
-        .iter()
-        .map(|rect| {
-            let (x1, y1) = (rect.loc.x.clamp(0, w), rect.loc.y.clamp(0, h));
-            let x2 = rect.loc.x.saturating_add(rect.size.w).clamp(0, w);
-            let y2 = rect.loc.y.saturating_add(rect.size.h).clamp(0, h);
-            [x1, y1, x2, y2]
-        })
-        .filter(|[x1, y1, x2, y2]| x1 < x2 && y1 < y2)
-        .flat_map(|corners| corners.into_iter().flat_map(i32::to_ne_bytes))
-        .collect()
-}
-
-/// A job that the caller need not hear of again.
-impl Action {
-    /// The job whose buffer the hardware is done with, and why its frame is not delivered.
-    pub fn discarded(&self) -> Option<(JobId, Why)> {
-        match self {
-            Action::Verdict(Verdict::Discard(job, why)) => Some((*job, *why)),
-            _ => None,
-        }
     }
 }

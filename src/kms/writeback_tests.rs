@@ -231,6 +231,36 @@ fn lost_probes_do_not_pile_up_descriptors() {
 }
 
 #[test]
+fn detaching_under_a_probe_breaks_the_row() {
+    let mut writeback = machine();
+    arm(&mut writeback, 1, at(0));
+    writeback.tick(at(250_000));
+    for n in 2..4 {
+        let now = at(250_000 + n * 10_000);
+        arm(&mut writeback, n, now);
+        assert_eq!(good(&mut writeback, n, now), Some(Verdict::Probe(JobId(n))));
+        writeback.canary_result(JobId(n), true, now);
+    }
+    assert_eq!(
+        writeback.trust(),
+        Trust::Probation {
+            passed: 2,
+            kick: false
+        }
+    );
+    arm(&mut writeback, 4, at(300_000));
+    writeback.detached();
+    writeback.attached(at(310_000));
+    assert_eq!(
+        writeback.trust(),
+        Trust::Probation {
+            passed: 0,
+            kick: false
+        }
+    );
+}
+
+#[test]
 fn detaching_under_a_job_costs_the_trust() {
     let mut writeback = machine();
     arm(&mut writeback, 1, at(0));

@@ -99,6 +99,7 @@ impl Screen {
             drawn_cursor: false,
             uncommitted: None,
             feedback: None,
+            callbacks: super::feedback::DrawnCallbacks::default(),
             callbacks_due: None,
             last_flip: Time::default(),
             retry_at: None,
@@ -107,6 +108,7 @@ impl Screen {
             next_job: 1,
             paused: false,
             flips: 0,
+            missed: 0,
             output,
         })
     }
@@ -267,6 +269,7 @@ impl Screen {
             published = capture.frames,
             delivered = capture.delivered,
             skipped = capture.skipped.wanted(),
+            missed = self.missed,
             lost = jobs.lost,
             late = jobs.late,
             failed = jobs.failed,

@@ -25,7 +25,8 @@ use crate::{
         export_dmabuf::{CancelReason, MappedFrame},
         identify,
         picture::identify_all,
-        programs, Client, CopyOutcome, CopySession, Exporter, MemoryKind, Picture, Rect, State,
+        programs, Client, CopyOutcome, CopySession, ExportOutcome, Exporter, MemoryKind, Picture,
+        Rect, State,
     },
     machine::{self, vkms_crc, Guest, Machine, Signal, SECOND},
     stage::{Setup, Stage},
@@ -307,6 +308,13 @@ fn revoke(guest: &Guest) {
     loser.client.roundtrip().unwrap();
 
     reload(guest, &mut stage, CLOSED, "access rules changed");
+    // It has not read yet that the globals are gone: what it binds is no error, and gives nothing.
+    let late = Exporter::new(&loser.client).unwrap();
+    let late = late.capture(&mut loser.client, &output, true).unwrap();
+    assert!(matches!(
+        late,
+        ExportOutcome::Cancelled(CancelReason::Permanent)
+    ));
     loser.client.roundtrip().unwrap();
     assert_eq!(held.cancelled(), Some(CancelReason::Permanent));
     // The last answer may have been on its way; what there is of it is of the time before.
