@@ -185,12 +185,25 @@ fn an_allow_list_admits_exactly_the_named_program() {
                 command.args(["--frames=1", "--protocol", protocol]);
                 command
             };
-            let mut named = stage.spawn(&format!("named-{protocol}"), capture(named));
-            named.wait_success(SECOND * 30);
-            let mut unnamed = stage.spawn(&format!("unnamed-{protocol}"), capture(unnamed));
-            assert!(!unnamed.wait_exit(SECOND * 30).success());
-            let log = unnamed.log();
-            assert!(log.contains("the compositor does not offer"), "{log}");
+            let mut admitted = stage.spawn(&format!("named-{protocol}"), capture(named));
+            admitted.wait_success(SECOND * 30);
+            let mut posing = std::process::Command::new("unshare");
+            let script = format!(
+                "mount --bind {} {} && exec {} --frames=1 --protocol {protocol}",
+                unnamed.display(),
+                named.display(),
+                named.display()
+            );
+            posing.args(["--mount", "sh", "-c", &script]);
+            for (name, command) in [("unnamed", capture(unnamed)), ("posing", posing)] {
+                let mut denied = stage.spawn(&format!("{name}-{protocol}"), command);
+                assert!(!denied.wait_exit(SECOND * 30).success());
+                let log = denied.log();
+                assert!(
+                    log.contains("the compositor does not offer"),
+                    "{name}: {log}"
+                );
+            }
         }
         stage.finish("Virtual-1");
     });
