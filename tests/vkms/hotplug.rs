@@ -215,14 +215,8 @@ fn all_screens_gone_and_back_is_no_end_for_the_application() {
         let taken = ["Virtual-1", "Virtual-2"].map(|name| Cameras::open(&stage, Some(name)));
         let [mut first, mut second] = taken;
         film.roll_until("frames of both screens", |_| {
-<<<<<<< HEAD
-            for cameras in [&mut first, &mut second] {
-                cameras.turn();
-            }
-=======
             first.turn();
             second.turn();
->>>>>>> t2
             first.count("copy") > 5 || second.count("copy") > 5
         });
         drop((film, first, second));
