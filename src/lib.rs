@@ -3,7 +3,7 @@
 //!
 //! The rooms of the house; a lower one never names a higher one:
 //! `main` > `run` > `compositor` > `apps` > `protocols` > `shell`, `input` > `output` > `render` > `capture` > `kms` >
-//! `session` > `config`.
+//! `session` > `policy` > `config`.
 
 pub mod apps;
 pub mod capture;
@@ -15,6 +15,7 @@ pub mod input;
 pub mod kms;
 pub mod logging;
 pub mod output;
+pub mod policy;
 pub mod protocols;
 pub mod render;
 pub mod run;

@@ -59,6 +59,11 @@ impl OutputCapture {
         }
     }
 
+    /// Whether somebody looks at this output now.
+    pub fn has_sessions(&self) -> bool {
+        !self.sessions.is_empty()
+    }
+
     /// Closes all sessions of a client, for instance because it died.
     pub fn close_client(&mut self, client: ClientId) {
         let of_client = self

@@ -306,7 +306,7 @@ impl Vitrine {
         }
     }
 
-    fn retire_global(&mut self, global: GlobalId) {
+    pub(super) fn retire_global(&mut self, global: GlobalId) {
         self.display.disable_global::<Vitrine>(global.clone());
         let timer = Timer::from_duration(GLOBAL_AFTERLIFE);
         let inserted = self.event_loop.insert_source(timer, move |_, (), state| {

@@ -3,6 +3,7 @@
 //! This room knows no device, no Wayland and no event loop: text goes in, a [`Config`] comes out. Higher rooms read the
 //! plain data below. Every key stands in [`schema`]; the reader refuses a key that does not.
 
+mod access;
 mod error;
 mod read;
 mod reader;
@@ -16,11 +17,13 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::values::wildcard_match;
 pub use self::{
+    access::{AccessAction, AccessDefault, AccessRule, AccessSection, AccessSocket, Privilege},
     error::{ConfigError, Problem},
     values::{
-        AccelProfile, DeviceChoice, DmabufTargets, KeyboardRepeat, LogTarget, ModeRule, OutputMode,
-        ProducerChoice, RendererChoice, TransformRule,
+        AccelProfile, DeviceChoice, DmabufTargets, Indicator, KeyboardRepeat, LogTarget, ModeRule,
+        OutputMode, ProducerChoice, RendererChoice, TransformRule,
     },
 };
 
@@ -33,6 +36,8 @@ pub struct Config {
     pub renderer: RendererChoice,
     /// How the screen is captured.
     pub capture: CaptureSection,
+    /// Who may capture it.
+    pub access: AccessSection,
     /// Rules for outputs, in the order of the file. Which one applies: see [`Config::output`].
     pub outputs: Vec<OutputRule>,
     /// Keyboards, pointers and touch screens.
@@ -64,6 +69,8 @@ pub struct CaptureSection {
     pub producer: ProducerChoice,
     /// Whether the copy protocol offers dma-buf targets.
     pub dmabuf: DmabufTargets,
+    /// Whether the screen shows that it is captured.
+    pub indicator: Indicator,
 }
 
 impl Default for CaptureSection {
@@ -76,6 +83,7 @@ impl Default for CaptureSection {
             cooling: Duration::from_millis(2),
             producer: ProducerChoice::Writeback,
             dmabuf: DmabufTargets::Auto,
+            indicator: Indicator::Off,
         }
     }
 }

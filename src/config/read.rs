@@ -6,6 +6,7 @@ use std::{collections::HashSet, path::Path, time::Duration};
 use toml::de::DeTable;
 
 use super::{
+    access,
     error::ConfigError,
     reader::{
         auto_or, boolean, choice, name, number, signed, text as words, whole, Problems, Table,
@@ -13,7 +14,7 @@ use super::{
     },
     schema,
     values::{
-        AccelProfile, DeviceChoice, DmabufTargets, KeyboardRepeat, LogTarget, ModeRule,
+        AccelProfile, DeviceChoice, DmabufTargets, Indicator, KeyboardRepeat, LogTarget, ModeRule,
         ProducerChoice, RendererChoice, TransformRule,
     },
     AppSection, CaptureSection, Config, CursorSection, InputSection, KeyboardSection, LogSection,
@@ -64,6 +65,7 @@ fn top(table: &Table<'_>, problems: &Problems<'_>) -> Config {
             })
             .unwrap_or_default(),
         capture: capture(&table.table("capture", schema::CAPTURE)),
+        access: access::read(&table.table("access", schema::ACCESS), problems),
         outputs: outputs(table, problems),
         input: input(&table.table("input", schema::INPUT)),
         cursor: cursor(&table.table("cursor", schema::CURSOR)),
@@ -121,6 +123,11 @@ fn capture(table: &Table<'_>) -> CaptureSection {
                         ("off", DmabufTargets::Off),
                     ],
                 )
+            })
+            .unwrap_or_default(),
+        indicator: table
+            .get("indicator", |v| {
+                choice(v, &[("off", Indicator::Off), ("mark", Indicator::Mark)])
             })
             .unwrap_or_default(),
     };

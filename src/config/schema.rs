@@ -51,6 +51,7 @@ const fn key(name: &'static str, valid: &'static str) -> Key {
 
 const BOOLEAN: &str = "true or false";
 const BOOLEAN_OR_AUTO: &str = "true, false or \"auto\"";
+const SANDBOX_NAME: &str = "text that is not empty, \"*\" standing for any characters";
 const XKB_NAME: &str = "text; \"\" for the system's default";
 
 /// Above the first table header.
@@ -63,7 +64,9 @@ pub const TOP: Section = Section {
         ),
         key("renderer", "\"auto\", \"pixman\" or \"gles\""),
     ],
-    tables: &["capture", "output", "input", "cursor", "seat", "log", "app"],
+    tables: &[
+        "capture", "access", "output", "input", "cursor", "seat", "log", "app",
+    ],
 };
 
 /// `[capture]`
@@ -80,6 +83,39 @@ pub const CAPTURE: Section = Section {
         ),
         key("producer", "\"writeback\""),
         key("dmabuf", "\"auto\", \"on\" or \"off\""),
+        key("indicator", "\"off\" or \"mark\""),
+    ],
+    tables: &[],
+};
+
+/// `[access]`
+pub const ACCESS: Section = Section {
+    header: "[access]",
+    keys: &[
+        key("default", "\"same-user\", \"allow\" or \"deny\""),
+        key(
+            "privileged_socket",
+            "\"\" for none, or a file name such as \"wayland-privileged\"",
+        ),
+    ],
+    tables: &["rule"],
+};
+
+/// `[[access.rule]]`
+pub const ACCESS_RULE: Section = Section {
+    header: "[[access.rule]]",
+    keys: &[
+        key("action", "\"allow\" or \"deny\"; required"),
+        key("globals", "a list of \"capture\""),
+        key(
+            "executable",
+            "an absolute path such as \"/usr/bin/grim\", \"*\" standing for any characters",
+        ),
+        key("uid", "a whole number from 0 to 4294967294"),
+        key("socket", "\"any\", \"public\" or \"sandbox\""),
+        key("sandbox_engine", SANDBOX_NAME),
+        key("app_id", SANDBOX_NAME),
+        key("instance_id", SANDBOX_NAME),
     ],
     tables: &[],
 };
@@ -197,5 +233,17 @@ pub const APP: Section = Section {
 
 /// All sections.
 pub const SECTIONS: &[Section] = &[
-    TOP, CAPTURE, OUTPUT, INPUT, KEYBOARD, POINTER, TOUCH, CURSOR, SEAT, LOG, APP,
+    TOP,
+    CAPTURE,
+    ACCESS,
+    ACCESS_RULE,
+    OUTPUT,
+    INPUT,
+    KEYBOARD,
+    POINTER,
+    TOUCH,
+    CURSOR,
+    SEAT,
+    LOG,
+    APP,
 ];

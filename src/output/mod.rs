@@ -23,6 +23,7 @@ use smithay::{
 
 use crate::{
     capture::OutputCapture,
+    config::Indicator,
     kms::{Fence, JobId},
     render::Renderer,
     shell::Shell,
@@ -54,6 +55,8 @@ pub struct StepContext<'a> {
     pub capture: &'a mut OutputCapture,
     /// The pointer, if it is visible.
     pub pointer: Option<&'a Pointer>,
+    /// Whether a captured screen shows that it is.
+    pub indicator: Indicator,
 }
 
 /// A fence that the event loop is to watch.

@@ -4,6 +4,7 @@
 //! the screen. Goes to: `output/`, which commits the buffer with the damage that is returned here.
 
 mod cursor;
+mod mark;
 
 use smithay::{
     backend::{
@@ -13,8 +14,9 @@ use smithay::{
         renderer::{
             damage::OutputDamageTracker,
             element::{
-                memory::MemoryRenderBufferRenderElement, surface::WaylandSurfaceRenderElement,
-                AsRenderElements, Element, RenderElementStates,
+                memory::MemoryRenderBufferRenderElement, solid::SolidColorRenderElement,
+                surface::WaylandSurfaceRenderElement, AsRenderElements, Element,
+                RenderElementStates,
             },
             gles::GlesRenderer,
             pixman::PixmanRenderer,
@@ -30,6 +32,7 @@ use smithay::{
 use crate::{geometry::Rect, shell::Shell};
 
 pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
+pub use mark::Mark;
 
 /// Behind all windows: black, as every kiosk shows.
 const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);
@@ -68,6 +71,8 @@ smithay::backend::renderer::element::render_elements! {
     Surface = WaylandSurfaceRenderElement<R>,
     /// The pointer where no plane shows it.
     Cursor = MemoryRenderBufferRenderElement<R>,
+    /// The mark of a screen that is captured.
+    Mark = SolidColorRenderElement,
 }
 
 /// The renderer of the session.
@@ -88,6 +93,8 @@ pub struct Scene<'a> {
     pub output: &'a Output,
     /// The pointer, when it has to be drawn here; already relative to the output.
     pub cursor: Option<&'a CursorSprite>,
+    /// Present while the screen is to show that it is captured.
+    pub mark: Option<&'a Mark>,
 }
 
 /// Damage since the last frame, and damage by buffer age: two questions, so two trackers.
@@ -302,6 +309,8 @@ where
 {
     let scale = Scale::from(scene.output.current_scale().fractional_scale());
     let mut elements = Vec::new();
+    let mark = scene.mark.and_then(|mark| mark.element(scene.output));
+    elements.extend(mark.map(SceneElement::Mark));
     if let Some(cursor) = scene.cursor {
         elements.extend(cursor.elements(renderer, scale));
     }

@@ -31,6 +31,7 @@ mod mouse;
 mod pause;
 mod pixels;
 mod programs;
+mod rights;
 mod screen;
 mod session;
 mod sharing;
