@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::capture::{
     damage::DamageSet,
     ids::{ClientId, FrameSeq, RequestId},
+    view::View,
 };
 
 /// How a session takes its frames. That decides when a frame is due and when a slot may be written again.
@@ -35,6 +36,15 @@ impl SessionKind {
         match self {
             SessionKind::Copy { paint_cursors } => paint_cursors,
             SessionKind::Export { overlay_cursor } => overlay_cursor,
+        }
+    }
+
+    /// The picture that this session is shown.
+    pub const fn view(self) -> View {
+        if self.wants_cursor() {
+            View::WithCursor
+        } else {
+            View::WithoutCursor
         }
     }
 }
