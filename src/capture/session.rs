@@ -1,11 +1,14 @@
 //! What the room remembers of one client's wish to see one output.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
-use crate::capture::{
-    damage::DamageSet,
-    ids::{ClientId, FrameSeq, RequestId},
-    view::View,
+use crate::{
+    capture::{
+        damage::DamageSet,
+        ids::{ClientId, FrameSeq, RequestId},
+        view::View,
+    },
+    time::Time,
 };
 
 /// How a session takes its frames. That decides when a frame is due and when a slot may be written again.
@@ -65,6 +68,10 @@ pub(crate) struct Session {
     /// The frame that was published while a request waited here. That one is delivered even if the screen has changed
     /// again in the meantime.
     pub entitled: Option<FrameSeq>,
+    /// When it was delivered a frame last.
+    pub delivered_at: Option<Time>,
+    /// It asked for another one soon after the last delivery, and is expected to do so again.
+    pub streaming: bool,
 }
 
 impl Session {
@@ -77,7 +84,25 @@ impl Session {
             anew: true,
             missed: DamageSet::new(),
             entitled: None,
+            delivered_at: None,
+            streaming: false,
         }
+    }
+
+    /// A request came.
+    pub fn asked(&mut self, request: RequestId, now: Time, patience: Duration) {
+        self.streaming = self.is_soon_after_delivery(now, patience);
+        self.requests.push_back(request);
+    }
+
+    /// Whether its next request is on its way: between two frames of a stream there is always a moment in which the client
+    /// has not asked yet.
+    pub fn is_about_to_ask(&self, now: Time, patience: Duration) -> bool {
+        self.requests.is_empty() && self.streaming && self.is_soon_after_delivery(now, patience)
+    }
+
+    fn is_soon_after_delivery(&self, now: Time, patience: Duration) -> bool {
+        self.delivered_at.is_some_and(|at| now < at + patience)
     }
 
     /// What was delivered is worth nothing any more; the next request starts again.

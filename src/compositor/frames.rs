@@ -18,8 +18,8 @@ use crate::{
     time::Time,
 };
 
-/// A deadline that has passed already must not make the loop spin.
-const SHORTEST_SLEEP: std::time::Duration = std::time::Duration::from_micros(200);
+/// Something that is due but could not be done yet is tried again then: the loop must not spin.
+const PASSED_SLEEP: std::time::Duration = std::time::Duration::from_millis(1);
 
 impl Vitrine {
     /// A surface has new content or state.
@@ -159,7 +159,12 @@ impl Vitrine {
             self.event_loop.remove(token);
         }
         let Some(at) = wake else { return };
-        let timer = Timer::from_duration(at.saturating_since(now).max(SHORTEST_SLEEP));
+        let sleep = if at > now {
+            at.saturating_since(now)
+        } else {
+            PASSED_SLEEP
+        };
+        let timer = Timer::from_duration(sleep);
         let inserted = self.event_loop.insert_source(timer, |_, (), state| {
             state.alarm = None;
             TimeoutAction::Drop

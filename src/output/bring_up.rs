@@ -116,6 +116,7 @@ impl Screen {
             drawn_cursor: false,
             uncommitted: None,
             feedback: None,
+            callbacks: super::feedback::DrawnCallbacks::default(),
             callbacks_due: None,
             last_flip: Time::default(),
             retry_at: None,
@@ -124,6 +125,7 @@ impl Screen {
             next_job: 1,
             paused: false,
             flips: 0,
+            missed: 0,
             output,
         })
     }
@@ -172,7 +174,11 @@ impl Screen {
         let full = crate::geometry::Rect::from_size(self.size());
         context.capture.committed(&[full], None);
         if let Some(reason) = &self.no_writeback {
-            tracing::warn!(target: "vitrine::output", output = %self.output.name(), %reason, "no writeback on this output");
+            let what = match self.policy {
+                ProducerChoice::Writeback => "captures wait",
+                ProducerChoice::Auto | ProducerChoice::Render => "captures are rendered",
+            };
+            tracing::warn!(target: "vitrine::output", output = %self.output.name(), %reason, "no writeback on this output: {what}");
         }
         self.callbacks_due = Some(context.now);
     }
@@ -279,6 +285,7 @@ impl Screen {
             rendered = capture.by_render,
             delivered = capture.delivered,
             skipped = capture.skipped.wanted(),
+            missed = self.missed,
             lost = jobs.lost,
             late = jobs.late,
             failed = jobs.failed,

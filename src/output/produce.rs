@@ -108,9 +108,20 @@ impl Screen {
             writeback: of(Producer::Writeback),
             render: of(Producer::Render),
             probing: self.probing(&demands, context.capture),
+            change_time: self.last_flip + self.refresh * 3 / 4,
             pacing: self.pipeline.may_commit(now),
             arm,
         }
+    }
+
+    /// Whether a commit without a writeback job leaves somebody without a frame.
+    pub(super) fn misses(&self, context: &mut StepContext<'_>) -> bool {
+        let demands = context.capture.demands(context.now);
+        let decisions = self.decisions();
+        View::ALL.into_iter().any(|view| {
+            *demands.get(view) != Demand::None
+                && decisions.get(view).producer != Some(Producer::Render)
+        })
     }
 
     fn probing(&self, demands: &PerView<Demand>, capture: &OutputCapture) -> Probing {

@@ -22,6 +22,9 @@ pub struct Situation {
     pub render: Demand,
     /// Whether probes of the connector are worth a commit.
     pub probing: Probing,
+    /// Until then the applications may still have something new for the next refresh. A commit that only a capture client
+    /// wants would take that refresh from them.
+    pub change_time: Time,
     /// What the writeback connector says about the next commit.
     pub pacing: Pacing,
     /// Whether a job may be armed, and of which kind.
@@ -62,6 +65,7 @@ pub fn plan(now: Time, situation: Situation) -> Plan {
         writeback,
         render,
         probing,
+        change_time,
         pacing,
         arm,
     } = situation;
@@ -73,6 +77,9 @@ pub fn plan(now: Time, situation: Situation) -> Plan {
     }
     if let Pacing::Wait { until } = pacing {
         return Plan::Wait(until);
+    }
+    if !dirty && now < change_time {
+        return Plan::Wait(Some(change_time));
     }
     let force = render == Demand::Now;
     let without = Plan::Commit { job: None, force };
@@ -136,6 +143,7 @@ mod tests {
             writeback: Demand::OnDamage,
             render: Demand::None,
             probing: Probing::No,
+            change_time: at(0),
             pacing: Pacing::Go,
             arm: Ok(ArmKind::Normal),
         }
@@ -168,6 +176,24 @@ mod tests {
             ..still
         };
         assert_eq!(plan(at(0), rendered), commit(None, true));
+    }
+
+    #[test]
+    fn a_commit_for_a_capture_client_alone_leaves_the_applications_their_time() {
+        let still = Situation {
+            dirty: false,
+            writeback: Demand::Now,
+            change_time: at(12),
+            ..idle()
+        };
+        assert_eq!(plan(at(1), still), Plan::Wait(Some(at(12))));
+        let forced = commit(Some(ArmKind::Normal), true);
+        assert_eq!(plan(at(12), still), forced);
+        let changed = Situation {
+            dirty: true,
+            ..still
+        };
+        assert_eq!(plan(at(1), changed), forced);
     }
 
     #[test]

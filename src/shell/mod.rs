@@ -86,9 +86,8 @@ impl Shell {
                 self.unmap(window);
                 return true;
             }
-            if placement(&window) == Placement::Centred {
-                self.move_to_place(&window);
-            }
+            // Its size may be another one now, also that of a full-screen window which ignored what it was given.
+            self.move_to_place(&window);
             return false;
         }
         if root != *surface {
@@ -172,10 +171,10 @@ impl Shell {
     pub fn activate(&mut self, surface: Option<&WlSurface>) {
         for window in self.space.elements() {
             let active = surface.is_some_and(|surface| is_of(window, surface));
-            if window.set_activated(active) {
-                if let Some(toplevel) = window.toplevel() {
-                    toplevel.send_pending_configure();
-                }
+            window.set_activated(active);
+            // Also when that changed nothing: mapping an element activates it in the space, and nobody has told it yet.
+            if let Some(toplevel) = window.toplevel() {
+                toplevel.send_pending_configure();
             }
         }
     }

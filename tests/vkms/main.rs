@@ -10,12 +10,29 @@
 
 #[path = "../clients/mod.rs"]
 mod clients;
+mod cursor;
+mod holders;
 #[path = "../machine/mod.rs"]
 mod machine;
+mod mouse;
+mod screen;
+mod sharing;
 mod stage;
+mod streaming;
+mod uinput;
+mod window;
 
+mod bad_inputs;
 mod capture;
+mod cli;
+mod faults;
+mod film;
 mod harness;
+mod input;
+mod kiosk;
 mod kms;
 mod pixels;
+mod programs;
 mod session;
+mod stock;
+mod surfaces;
