@@ -390,6 +390,7 @@ impl Screen {
         if let (Err(_), Some(slot)) = (&filled.result, capture.slot_of(filled.job)) {
             self.slot_contents.forget(slot);
         }
+        self.rendered_bytes += filled.result.as_ref().copied().unwrap_or(0);
         self.written(filled.job, filled.result.map(drop), capture, now);
     }
 

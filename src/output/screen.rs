@@ -81,6 +81,8 @@ pub struct Screen {
     pub(super) render_jobs: RenderJobs,
     pub(super) slot_contents: SlotContents,
     pub(super) slot_damage: PerView<SlotDamage>,
+    /// Bytes that the CPU copied into slots.
+    pub(super) rendered_bytes: u64,
     /// It was said that a slot could not be filled.
     pub(super) render_failed: bool,
     /// Windows may have changed since the last draw.
