@@ -22,17 +22,13 @@ use crate::{compositor::Vitrine, config::Config, kms, session};
 ///
 /// # Errors
 /// When there is no seat, no usable display device or no socket; each error says what to do.
-<<<<<<< HEAD
-pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Result<u8> {
-    session::raise_descriptor_limit();
-=======
 pub fn run(
     config: Config,
     file: Option<&Path>,
     socket: Option<&str>,
     app: &[OsString],
 ) -> anyhow::Result<u8> {
->>>>>>> r4
+    session::raise_descriptor_limit();
     // Before any thread: a thread that does not block the signal would take it, and the default action with it.
     let signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
         .context("SIGINT, SIGTERM and SIGHUP cannot be watched")?;
