@@ -137,7 +137,45 @@ impl Assignment {
 }
 
 /// Assigns everything at once.
+///
+/// CRTCs are matched before planes. Where planes are scarce, a new screen could so take a CRTC from one that is on and
+/// then get no plane for it; in that case the screens that are on stay alone.
 pub fn assign(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
+    let all = assign_once(snapshot, preferences);
+    let pairs = all.pairs();
+    if preferences.keep.iter().all(|pair| pairs.contains(pair)) {
+        return all;
+    }
+    let is_kept = |id| preferences.keep.iter().any(|(kept, _)| *kept == id);
+    let newcomers = snapshot.heads().filter(|head| !is_kept(head.id));
+    let mut settled = preferences.clone();
+    settled.disabled.extend(newcomers.map(|head| head.id));
+    let mut kept = assign_once(snapshot, &settled);
+    if kept.heads.len() < all.heads.len() {
+        return all;
+    }
+    let dark = |id| !kept.heads.iter().any(|head| head.connector == id);
+    let left_out = all
+        .heads
+        .iter()
+        .filter(|head| !is_kept(head.connector))
+        .map(|head| Unassigned {
+            connector: head.connector,
+            name: head.name.clone(),
+            reason: "the device's planes do not suffice for all screens; disable another output"
+                .to_owned(),
+        });
+    let others = all
+        .unassigned
+        .iter()
+        .filter(|screen| dark(screen.connector) && !is_kept(screen.connector))
+        .cloned();
+    let left_out: Vec<Unassigned> = left_out.chain(others).collect();
+    kept.unassigned.extend(left_out);
+    kept
+}
+
+fn assign_once(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
     let mut work = Work {
         snapshot,
         preferences,
