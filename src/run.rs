@@ -38,6 +38,7 @@ pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Re
     state.start_backend()?;
     let socket = state.listen(socket)?;
     tracing::info!(target: "vitrine", %socket, "listening");
+    state.start_control(&socket);
     session::notify_ready();
     let early = start_app(&mut state, app, &socket);
     if early.is_none() {
@@ -47,6 +48,7 @@ pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Re
     }
     session::notify_stopping();
     state.stop_backend();
+    state.stop_control();
     Ok(early.or(state.exit_code).unwrap_or(0))
 }
 

@@ -16,6 +16,7 @@ mod damage;
 mod frame;
 mod ids;
 mod jobs;
+mod latency;
 pub mod lease;
 mod output_capture;
 mod requests;
@@ -32,6 +33,7 @@ pub use self::{
     frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
     ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId},
     jobs::Completion,
+    latency::{Latencies, BOUNDS_MICROS},
     lease::Lease,
     output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},
     requests::{RequestError, MAX_WAITING},

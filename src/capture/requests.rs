@@ -126,6 +126,16 @@ impl OutputCapture {
         }
     }
 
+    /// The client of this session was told that a frame, presented then, is ready. Only counts.
+    pub fn record_ready(&mut self, session: SessionId, presented: Time, now: Time) {
+        let latency = now.saturating_since(presented);
+        self.stats.ready.add(latency);
+        let session = self.sessions.get(&session);
+        if let Some(client) = session.and_then(|session| self.clients.get_mut(&session.client)) {
+            client.stats.ready.add(latency);
+        }
+    }
+
     /// Whether the next commit is to be captured. Deliveries that [`poll`](Self::poll) would make are not counted: ask
     /// it first.
     pub fn demand(&mut self, now: Time) -> Demand {

@@ -22,6 +22,7 @@ impl Vitrine {
     pub fn start_app(&mut self, command: &[OsString], socket: &str) -> Result<(), StartError> {
         let environment = AppEnvironment {
             wayland_display: socket.into(),
+            control_socket: self.control_path(),
             cursor: self.config.cursor.clone(),
         };
         let app = App::start(command, &environment)?;

@@ -45,6 +45,8 @@ pub struct Config {
     pub log: LogSection,
     /// The application to run.
     pub app: AppSection,
+    /// Where the counters are written.
+    pub metrics: MetricsSection,
 }
 
 /// `[capture]`
@@ -241,6 +243,24 @@ impl Default for LogSection {
 pub struct AppSection {
     /// Program and arguments; empty: none. `vitrine -- app args` replaces it.
     pub command: Vec<String>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsSection {
+    /// The file; `None`: none is written.
+    pub file: Option<PathBuf>,
+    /// How often.
+    pub interval: Duration,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self {
+            file: None,
+            interval: Duration::from_secs(15),
+        }
+    }
 }
 
 impl Config {

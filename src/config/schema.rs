@@ -63,7 +63,9 @@ pub const TOP: Section = Section {
         ),
         key("renderer", "\"auto\", \"pixman\" or \"gles\""),
     ],
-    tables: &["capture", "output", "input", "cursor", "seat", "log", "app"],
+    tables: &[
+        "capture", "output", "input", "cursor", "seat", "log", "app", "metrics",
+    ],
 };
 
 /// `[capture]`
@@ -195,7 +197,17 @@ pub const APP: Section = Section {
     tables: &[],
 };
 
+/// `[metrics]`
+pub const METRICS: Section = Section {
+    header: "[metrics]",
+    keys: &[
+        key("file", "\"off\" or an absolute path that ends in \".prom\""),
+        key("interval_s", "a whole number from 1 to 3600"),
+    ],
+    tables: &[],
+};
+
 /// All sections.
 pub const SECTIONS: &[Section] = &[
-    TOP, CAPTURE, OUTPUT, INPUT, KEYBOARD, POINTER, TOUCH, CURSOR, SEAT, LOG, APP,
+    TOP, CAPTURE, OUTPUT, INPUT, KEYBOARD, POINTER, TOUCH, CURSOR, SEAT, LOG, APP, METRICS,
 ];

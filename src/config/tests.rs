@@ -130,6 +130,8 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
             &["['foot']", "['sh', '-c', \"a\\nb\"]"],
             &["'foot'", "['']", "['a', 1]", "[\"a\\u0000\"]"],
         ),
+        ("[metrics]", "file") => (&["'/run/a.prom'"], &["''", "'a.prom'", "'/run/a.txt'", "1"]),
+        ("[metrics]", "interval_s") => (&["1", "3600"], &["0", "3601", "1.5"]),
         _ => panic!("{header} {key} has no values in this test"),
     }
 }
@@ -236,7 +238,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
     assert_eq!(
         complaint("# a\n\nrendrer = \"gles\"\n"),
         "compositor.toml:3: unknown key \"rendrer\" in the top level; valid keys: drm_device, renderer, capture, \
-         output, input, cursor, seat, log, app; did you mean \"renderer\"?"
+         output, input, cursor, seat, log, app, metrics; did you mean \"renderer\"?"
     );
     assert_eq!(
         complaint("[capture]\nring_slots = 3\nqouta = 1\n"),

@@ -10,6 +10,7 @@ mod describe;
 mod feedback;
 mod jobs;
 mod pointer;
+mod report;
 mod ring;
 mod scanout;
 mod schedule;
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use describe::describe;
+pub use report::ScreenReport;
 pub use screen::{Screen, ScreenError, ScreenSetup};
 
 /// The pointer, in the logical coordinates of all screens.

@@ -395,9 +395,13 @@ pub(super) fn deliver<D: CaptureHandler>(
     let frame = exports.frames.values_mut().find(waits)?;
     match send(&frame.object, &lease) {
         Ok(()) => {
+            let presented = lease.frame().presented;
             frame.stage = Stage::Ready(lease);
             if let Some(session) = exports.session_mut(output, session) {
                 session.frames += 1;
+            }
+            if let Some(capture) = state.capture_output(output) {
+                capture.record_ready(session, presented, Time::now());
             }
         }
         Err(error) => {

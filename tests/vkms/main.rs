@@ -25,6 +25,7 @@ mod window;
 mod bad_inputs;
 mod capture;
 mod cli;
+mod control;
 mod faults;
 mod film;
 mod harness;

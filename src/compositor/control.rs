@@ -1,0 +1,238 @@
+//! The answers to the control socket, and the metrics file.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use smithay::{
+    output::Output,
+    reexports::calloop::timer::{TimeoutAction, Timer},
+};
+
+use super::Vitrine;
+use crate::{
+    capture::{CaptureStats, ClientStats},
+    ipc::{
+        wire::{
+            CaptureReport, ClientReport, LatencyReport, OutputReport, Reply, Request, SkippedReport,
+        },
+        ControlSocket,
+    },
+    kms::writeback_types::Trust,
+    metrics::{openmetrics, MetricsFile, Snapshot},
+    output::ScreenReport,
+};
+
+/// What operators and their programs have to do with.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    socket: Option<ControlSocket>,
+    metrics: Option<MetricsFile>,
+}
+
+impl Vitrine {
+    /// Opens the control socket beside the Wayland socket `display`, and begins to write the metrics file. Without them
+    /// the session goes on; what is missing is logged.
+    pub fn start_control(&mut self, display: &str) {
+        let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or_default();
+        let opened = ControlSocket::open(
+            Path::new(&runtime_dir),
+            display,
+            &self.event_loop,
+            |state: &mut Vitrine| state.control.socket.as_mut(),
+            Vitrine::answer,
+        );
+        match opened {
+            Ok(socket) => {
+                tracing::info!(target: "vitrine::ipc", path = %socket.path().display(), "control socket open");
+                self.control.socket = Some(socket);
+            }
+            Err(error) => {
+                tracing::warn!(target: "vitrine::ipc", %error, "`vitrine msg` will not work");
+            }
+        }
+        self.start_metrics();
+    }
+
+    /// The end of the session: files that speak of a running one go.
+    pub fn stop_control(&mut self) {
+        self.control.socket = None;
+        if let Some(file) = self.control.metrics.take() {
+            file.remove();
+        }
+    }
+
+    /// Where the control socket is.
+    pub(super) fn control_path(&self) -> Option<PathBuf> {
+        let socket = self.control.socket.as_ref()?;
+        Some(socket.path().to_owned())
+    }
+
+    fn start_metrics(&mut self) {
+        let section = &self.config.metrics;
+        let Some(path) = section.file.clone() else {
+            return;
+        };
+        let interval = section.interval;
+        match MetricsFile::start(path) {
+            Ok(file) => self.control.metrics = Some(file),
+            Err(error) => {
+                tracing::warn!(target: "vitrine::metrics", %error, "no metrics file");
+                return;
+            }
+        }
+        let timer = Timer::from_duration(Duration::ZERO);
+        let inserted = self.event_loop.insert_source(timer, move |_, (), state| {
+            let snapshot = state.snapshot();
+            match state.control.metrics.as_ref() {
+                Some(file) => {
+                    file.update(snapshot);
+                    TimeoutAction::ToDuration(interval)
+                }
+                None => TimeoutAction::Drop,
+            }
+        });
+        if let Err(error) = inserted {
+            tracing::warn!(target: "vitrine::metrics", %error, "no timer for the metrics file");
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Reply, String> {
+        match request {
+            Request::Version => Ok(Reply::Version {
+                vitrine: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+            }),
+            Request::Outputs => Ok(Reply::Outputs(self.snapshot().outputs)),
+            Request::Capture => Ok(Reply::Capture(self.snapshot().captures)),
+            Request::Metrics => Ok(Reply::Metrics(openmetrics(&self.snapshot()))),
+            Request::Log { filter } => {
+                crate::logging::set_filter(&filter).map_err(|error| error.to_string())?;
+                tracing::info!(target: "vitrine", filter, "log filter changed");
+                Ok(Reply::Log)
+            }
+            Request::History { .. } | Request::HistoryState => {
+                Err("there is no history".to_owned())
+            }
+            Request::Quit => {
+                tracing::info!(target: "vitrine", "asked to end by the control socket");
+                self.terminate();
+                Ok(Reply::Quit)
+            }
+        }
+    }
+
+    /// All counters now, in the order of the outputs' names.
+    fn snapshot(&self) -> Snapshot {
+        let mut outputs: Vec<&Output> = self.captures.keys().collect();
+        outputs.sort_by_key(|output| output.name());
+        let mut snapshot = Snapshot::default();
+        for output in outputs {
+            let screen = self
+                .backend
+                .as_ref()
+                .and_then(|backend| backend.report(output));
+            let stats = self
+                .captures
+                .get(output)
+                .map(|capture| capture.stats())
+                .unwrap_or_default();
+            snapshot
+                .outputs
+                .push(output_report(output, screen.as_ref()));
+            snapshot
+                .captures
+                .push(capture_report(output, screen.as_ref(), &stats));
+        }
+        snapshot
+    }
+}
+
+fn output_report(output: &Output, screen: Option<&ScreenReport>) -> OutputReport {
+    let mode = output.current_mode();
+    let (width, height) = screen.map_or((0, 0), |screen| screen.size);
+    OutputReport {
+        name: output.name(),
+        width,
+        height,
+        refresh_millihertz: mode.map_or(0, |mode| u32::try_from(mode.refresh).unwrap_or(0)),
+        scale: output.current_scale().fractional_scale(),
+        flips: screen.map_or(0, |screen| screen.flips),
+        commits: screen.map_or(0, |screen| screen.crtc.commits),
+        modesets: screen.map_or(0, |screen| screen.crtc.modesets),
+    }
+}
+
+fn capture_report(
+    output: &Output,
+    screen: Option<&ScreenReport>,
+    stats: &CaptureStats,
+) -> CaptureReport {
+    let unavailable = match screen {
+        Some(screen) => screen.no_writeback.clone(),
+        None => Some("there is no display device".to_owned()),
+    };
+    let jobs = screen.map(|screen| screen.jobs).unwrap_or_default();
+    let trust = match screen.map(|screen| screen.trust) {
+        Some(Trust::Trusted) => "trusted",
+        Some(Trust::Probation { .. }) => "probation",
+        Some(Trust::Stalled { .. }) => "stalled",
+        None => "unknown",
+    };
+    CaptureReport {
+        output: output.name(),
+        producer: if unavailable.is_none() {
+            "writeback"
+        } else {
+            "none"
+        }
+        .to_owned(),
+        unavailable,
+        trust: trust.to_owned(),
+        flips: screen.map_or(0, |screen| screen.flips),
+        frames: stats.frames,
+        delivered: stats.delivered,
+        skipped: SkippedReport {
+            no_buffers: stats.skipped.no_buffers,
+            no_free_slot: stats.skipped.no_free_slot,
+            draining: stats.skipped.draining,
+            connector: screen.map_or(0, |screen| screen.missed),
+            no_demand: stats.skipped.no_demand,
+        },
+        jobs: jobs.jobs,
+        probes: jobs.probes,
+        lost: jobs.lost,
+        late: jobs.late,
+        failed: jobs.failed,
+        stalls: jobs.stalls,
+        recoveries: jobs.recoveries,
+        quarantined: stats.quarantined,
+        held: stats.held,
+        buffers: stats.buffers,
+        copies: stats.copies,
+        copied_bytes: stats.copied_bytes,
+        voids: stats.voids,
+        history: 0,
+        flip_to_ready: LatencyReport::from(&stats.ready),
+        clients: stats
+            .clients
+            .iter()
+            .map(|(id, client)| client_report(id.0, client))
+            .collect(),
+    }
+}
+
+fn client_report(client: u64, stats: &ClientStats) -> ClientReport {
+    ClientReport {
+        client,
+        frames: stats.frames,
+        held: stats.held,
+        copies: stats.copies,
+        copied_bytes: stats.copied_bytes,
+        overdue: stats.overdue,
+        voids: stats.voids,
+        refused: stats.refused,
+        flip_to_ready: LatencyReport::from(&stats.ready),
+    }
+}
