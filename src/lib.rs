@@ -11,6 +11,7 @@ pub mod cli;
 pub mod compositor;
 pub mod config;
 pub mod geometry;
+pub mod history;
 pub mod input;
 pub mod ipc;
 pub mod kms;

@@ -23,8 +23,8 @@ use crate::{compositor::Vitrine, config::Config, kms, session};
 /// When there is no seat, no usable display device or no socket; each error says what to do.
 pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Result<u8> {
     // Before any thread: a thread that does not block the signal would take it, and the default action with it.
-    let signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM])
-        .context("SIGINT and SIGTERM cannot be watched")?;
+    let signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1])
+        .context("SIGINT, SIGTERM and SIGUSR1 cannot be watched")?;
     let mut event_loop: EventLoop<'static, Vitrine> =
         EventLoop::try_new().context("the event loop cannot start")?;
     let display = Display::new().context("the Wayland display cannot start")?;
@@ -83,6 +83,9 @@ fn watch_signals(state: &Vitrine, signals: Signals) -> anyhow::Result<()> {
     state
         .event_loop
         .insert_source(signals, |event, (), state| {
+            if event.signal() == Signal::SIGUSR1 {
+                return state.save_history("SIGUSR1");
+            }
             tracing::info!(target: "vitrine", signal = ?event.signal(), "asked to end");
             state.terminate();
         })

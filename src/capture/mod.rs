@@ -14,6 +14,7 @@
 pub mod copy;
 mod damage;
 mod frame;
+mod history;
 mod ids;
 mod jobs;
 mod latency;

@@ -99,6 +99,8 @@ struct Slot {
 pub struct Limits {
     /// Frames that a client may hold at once.
     pub quota: usize,
+    /// The same for the compositor's own history, which is never late.
+    pub house_quota: usize,
     /// A client that holds a frame longer gets no new one, and may lose it.
     pub hold_deadline: Duration,
     /// How long a slot rests after its release by an export session.
@@ -420,7 +422,11 @@ impl Ring {
     fn unpin(&mut self, now: Time) {
         let newest = self.newest.take().map(|(slot, _)| slot);
         for slot in self.slots.iter_mut().filter(|slot| Some(slot.id) == newest) {
-            for held in &mut slot.leases {
+            let mut leases = slot.leases.iter_mut();
+            for held in leases
+                .by_ref()
+                .filter(|held| held.holder.client != ClientId::HOUSE)
+            {
                 held.since = Some(now);
             }
         }

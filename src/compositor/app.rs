@@ -50,6 +50,10 @@ impl Vitrine {
         match app.reap() {
             Ok(None) => PostAction::Continue,
             Ok(Some(exit)) => {
+                // Whoever was told to end is not to be looked into.
+                if exit.code() != 0 && self.exit_code.is_none() {
+                    self.save_history(&format!("the application ended with {exit}"));
+                }
                 self.quit(exit.code());
                 PostAction::Remove
             }

@@ -2,7 +2,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use smithay::{
@@ -13,9 +14,11 @@ use smithay::{
 use super::Vitrine;
 use crate::{
     capture::{CaptureStats, ClientStats},
+    history::{self, Reel, Written},
     ipc::{
         wire::{
-            CaptureReport, ClientReport, LatencyReport, OutputReport, Reply, Request, SkippedReport,
+            CaptureReport, ClientReport, HistoryReport, LatencyReport, OutputReport, Reply,
+            Request, SkippedReport,
         },
         ControlSocket,
     },
@@ -29,7 +32,13 @@ use crate::{
 pub(super) struct Control {
     socket: Option<ControlSocket>,
     metrics: Option<MetricsFile>,
+    history: HistoryReport,
+    /// Writes frames, or has written the last ones.
+    writer: Option<JoinHandle<()>>,
 }
+
+/// How long the end of the session waits for frames that are being written.
+const WRITER_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Vitrine {
     /// Opens the control socket beside the Wayland socket `display`, and begins to write the metrics file. Without them
@@ -57,6 +66,7 @@ impl Vitrine {
 
     /// The end of the session: files that speak of a running one go.
     pub fn stop_control(&mut self) {
+        self.wait_for_history();
         self.control.socket = None;
         if let Some(file) = self.control.metrics.take() {
             file.remove();
@@ -112,14 +122,102 @@ impl Vitrine {
                 tracing::info!(target: "vitrine", filter, "log filter changed");
                 Ok(Reply::Log)
             }
-            Request::History { .. } | Request::HistoryState => {
-                Err("there is no history".to_owned())
-            }
+            Request::History { directory } => self
+                .write_history(directory)
+                .map(|(directory, frames)| Reply::History { directory, frames }),
+            Request::HistoryState => Ok(Reply::HistoryState(self.control.history.clone())),
             Request::Quit => {
                 tracing::info!(target: "vitrine", "asked to end by the control socket");
                 self.terminate();
                 Ok(Reply::Quit)
             }
+        }
+    }
+
+    /// Writes the frames that are kept as PNG, in the background: into `directory`, else the configured one. Gives the
+    /// folder and the number of frames.
+    pub(super) fn write_history(
+        &mut self,
+        directory: Option<PathBuf>,
+    ) -> Result<(PathBuf, usize), String> {
+        if self.config.capture.history == 0 {
+            return Err(
+                "no frames are kept: set `history` in [capture] of compositor.toml to their number"
+                    .to_owned(),
+            );
+        }
+        if self.is_writing() {
+            return Err("frames are being written already; try again when they are".to_owned());
+        }
+        let directory = directory
+            .or_else(|| self.config.capture.history_dir.clone())
+            .unwrap_or_else(|| {
+                let root = rustix::process::geteuid().is_root();
+                history::default_directory(root, |name| std::env::var_os(name))
+            });
+        if !directory.is_absolute() {
+            return Err(format!("{} is no absolute path", directory.display()));
+        }
+        let reels: Vec<Reel> = self
+            .captures
+            .iter()
+            .map(|(output, capture)| Reel {
+                output: output.name(),
+                frames: capture.history(),
+            })
+            .collect();
+        let frames = reels.iter().map(|reel| reel.frames.len()).sum();
+        self.control.history = HistoryReport {
+            writing: true,
+            directory: Some(directory.clone()),
+            ..HistoryReport::default()
+        };
+        let tasks = self.tasks.clone();
+        let folder = directory.clone();
+        let done = move |written: Written| {
+            log_written(&folder, &written);
+            // At the end of the session nobody listens any more.
+            let _ = tasks.send(Box::new(move |state: &mut Vitrine| {
+                let history = &mut state.control.history;
+                history.writing = false;
+                (history.files, history.errors) = (written.files, written.errors);
+            }));
+        };
+        match history::write(directory.clone(), reels, done) {
+            Ok(writer) => self.control.writer = Some(writer),
+            Err(error) => {
+                self.control.history.writing = false;
+                return Err(format!("no thread to write the frames: {error}"));
+            }
+        }
+        Ok((directory, frames))
+    }
+
+    /// As [`Vitrine::write_history`], where nobody waits for an answer: on SIGUSR1 or after a crash.
+    pub fn save_history(&mut self, why: &str) {
+        match self.write_history(None) {
+            Ok((directory, frames)) => {
+                tracing::info!(target: "vitrine::history", why, frames, directory = %directory.display(), "writing the last frames");
+            }
+            Err(error) => {
+                tracing::info!(target: "vitrine::history", why, error, "no frames written")
+            }
+        }
+    }
+
+    fn is_writing(&self) -> bool {
+        let writer = self.control.writer.as_ref();
+        writer.is_some_and(|writer| !writer.is_finished())
+    }
+
+    /// The process must not end in the middle of a picture.
+    fn wait_for_history(&self) {
+        let end = Instant::now() + WRITER_PATIENCE;
+        while self.is_writing() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.is_writing() {
+            tracing::warn!(target: "vitrine::history", "the last frames are not all written");
         }
     }
 
@@ -133,19 +231,27 @@ impl Vitrine {
                 .backend
                 .as_ref()
                 .and_then(|backend| backend.report(output));
-            let stats = self
-                .captures
-                .get(output)
-                .map(|capture| capture.stats())
-                .unwrap_or_default();
+            let capture = self.captures.get(output);
+            let stats = capture.map(|capture| capture.stats()).unwrap_or_default();
+            let history = capture.map_or(0, |capture| capture.history().len());
             snapshot
                 .outputs
                 .push(output_report(output, screen.as_ref()));
-            snapshot
-                .captures
-                .push(capture_report(output, screen.as_ref(), &stats));
+            snapshot.captures.push(CaptureReport {
+                history: u64::try_from(history).unwrap_or(u64::MAX),
+                ..capture_report(output, screen.as_ref(), &stats)
+            });
         }
         snapshot
+    }
+}
+
+fn log_written(directory: &Path, written: &Written) {
+    let (directory, files) = (directory.display(), written.files.len());
+    if written.errors.is_empty() {
+        tracing::info!(target: "vitrine::history", %directory, files, "the last frames are written");
+    } else {
+        tracing::error!(target: "vitrine::history", %directory, files, errors = written.errors.join("; "), "not all of the last frames could be written");
     }
 }
 
@@ -213,7 +319,7 @@ fn capture_report(
         copies: stats.copies,
         copied_bytes: stats.copied_bytes,
         voids: stats.voids,
-        history: 0,
+        history: 0, // The caller knows.
         flip_to_ready: LatencyReport::from(&stats.ready),
         clients: stats
             .clients

@@ -66,6 +66,10 @@ pub struct CaptureSection {
     pub producer: ProducerChoice,
     /// Whether the copy protocol offers dma-buf targets.
     pub dmabuf: DmabufTargets,
+    /// Frames that are kept for a look back (0 to 16).
+    pub history: usize,
+    /// Where they are written; `None`: the state folder.
+    pub history_dir: Option<PathBuf>,
 }
 
 impl Default for CaptureSection {
@@ -78,6 +82,8 @@ impl Default for CaptureSection {
             cooling: Duration::from_millis(2),
             producer: ProducerChoice::Writeback,
             dmabuf: DmabufTargets::Auto,
+            history: 0,
+            history_dir: None,
         }
     }
 }

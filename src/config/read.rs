@@ -124,6 +124,17 @@ fn capture(table: &Table<'_>) -> CaptureSection {
                 )
             })
             .unwrap_or_default(),
+        history: table
+            .get("history", |v| count(v, 0..=16))
+            .unwrap_or(default.history),
+        history_dir: table
+            .get("history_dir", |v| {
+                auto_or(v, |v| {
+                    let path = std::path::PathBuf::from(name(v)?);
+                    path.is_absolute().then_some(path)
+                })
+            })
+            .flatten(),
     };
     if section.quota >= section.ring_slots {
         table.reject(

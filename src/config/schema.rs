@@ -82,6 +82,8 @@ pub const CAPTURE: Section = Section {
         ),
         key("producer", "\"writeback\""),
         key("dmabuf", "\"auto\", \"on\" or \"off\""),
+        key("history", "a whole number from 0 to 16"),
+        key("history_dir", "\"auto\" or an absolute path"),
     ],
     tables: &[],
 };

@@ -50,6 +50,8 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
         // The default is the only one so far.
         ("[capture]", "producer") => (&[], &["'render'", "'auto'", "''"]),
         ("[capture]", "dmabuf") => (&["'on'", "'off'"], &["true", "'yes'"]),
+        ("[capture]", "history") => (&["1", "16"], &["-1", "17", "'4'"]),
+        ("[capture]", "history_dir") => (&["'/var/lib/a'"], &["''", "'a'", "1"]),
         ("[[output]]", "connector") => {
             (&["'DP-1'", "'HDMI-*'"], &["''", "' '", "7", "\"a\\u0000\""])
         }
@@ -243,7 +245,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
     assert_eq!(
         complaint("[capture]\nring_slots = 3\nqouta = 1\n"),
         "compositor.toml:3: unknown key \"qouta\" in [capture]; valid keys: ring_slots, quota, hold_deadline_ms, \
-         grace_refreshes, cooling_ms, producer, dmabuf; did you mean \"quota\"?"
+         grace_refreshes, cooling_ms, producer, dmabuf, history, history_dir; did you mean \"quota\"?"
     );
     let far = complaint("[seat]\nwallpaper = 1\n");
     assert_eq!(

@@ -132,3 +132,98 @@ fn the_application_can_reach_the_control_socket() {
         assert_eq!(vitrine.wait_exit(SECOND * 30).code(), Some(0));
     });
 }
+
+fn pngs(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
+        .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+        .unwrap_or_default();
+    files.sort();
+    files
+}
+
+fn assert_png_shows(file: &Path, picture: &crate::clients::Picture) {
+    let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(file).unwrap()));
+    let mut reader = decoder.read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    let expected = picture.to_bytes();
+    let expected: Vec<u8> = expected
+        .chunks_exact(4)
+        .flat_map(|pixel| [pixel[2], pixel[1], pixel[0]])
+        .collect();
+    assert!(
+        pixels == expected,
+        "{} shows something else",
+        file.display()
+    );
+}
+
+#[test]
+fn the_last_frames_are_written_though_nobody_captured_and_are_what_was_on_the_screen() {
+    machine::boot(Machine::default(), |guest| {
+        let directory = guest.out().join("asked");
+        let lines = format!("[capture]\nhistory = 3\nhistory_dir = {directory:?}\n");
+        let stage = Setup::default().with(&lines).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut shown = Vec::new();
+        for n in 1..=8 {
+            painter.present(&mut client, n).unwrap();
+            // Each is captured before the next one comes.
+            let newest = |report: &CaptureReport| report.frames;
+            machine::wait_until("the history to have it", SECOND * 20, || {
+                newest(&capture_report(guest)) > u64::from(n) || capture_report(guest).history == 3
+            });
+            shown.push(painter.expected());
+        }
+        machine::wait_until("the last one to be kept", SECOND * 20, || {
+            let _ = painter.present(&mut client, 8);
+            capture_report(guest).history == 3
+        });
+        let told = msg(guest, &["history"]);
+        let files = pngs(&directory);
+        assert_eq!(files.len(), 3, "{told}");
+        assert_eq!(told.lines().count(), 3);
+        assert_png_shows(&files[2], shown.last().unwrap());
+
+        let elsewhere = guest.out().join("elsewhere");
+        msg(guest, &["history", elsewhere.to_str().unwrap()]);
+        assert_eq!(pngs(&elsewhere).len(), 3);
+        std::fs::remove_dir_all(&directory).unwrap();
+        stage.vitrine.signal(machine::Signal::USR1);
+        machine::wait_until("SIGUSR1 to write them", SECOND * 20, || {
+            pngs(&directory)
+                .iter()
+                .filter(|file| file.extension().is_some_and(|e| e == "png"))
+                .count()
+                == 3
+        });
+        let report = capture_report(guest);
+        assert!(report.clients.is_empty() && report.delivered == 0);
+        assert_eq!(report.buffers, 4 + 3);
+        let summary = stage.finish("Virtual-1");
+        assert_eq!(summary.get("modesets"), 1);
+        assert_eq!(summary.get("delivered"), 0);
+    });
+}
+
+#[test]
+fn an_application_that_crashes_leaves_the_last_frames_and_one_that_ends_does_not() {
+    machine::boot(Machine::default(), |guest| {
+        for (script, count) in [("sleep 2; kill -SEGV $$", 1), ("sleep 2; exit 0", 0)] {
+            let directory = guest.out().join(format!("crash-{count}"));
+            let file = guest.out().join("compositor.toml");
+            let text = format!("[capture]\nhistory = 2\nhistory_dir = {directory:?}\n");
+            std::fs::write(&file, text).unwrap();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_vitrine"));
+            command.arg("-c").arg(&file);
+            command.args(["-s", "wayland-test", "--", "sh", "-c", script]);
+            let mut vitrine = guest.spawn("vitrine", command);
+            vitrine.wait_exit(SECOND * 40);
+            let files = pngs(&directory);
+            assert!(
+                files.len() >= count && files.len() <= 2 * count,
+                "{files:?}"
+            );
+        }
+    });
+}
