@@ -46,6 +46,18 @@ pub enum Command {
         #[arg(short, long, value_name = "DEVICE")]
         device: Option<PathBuf>,
     },
+    /// Show pictures, capture them through writeback and say what can be trusted; nothing else may drive the display
+    #[command(
+        after_help = "Exits with 0 if a screen can be captured and no writeback connector is faulty, else with 1."
+    )]
+    Selftest {
+        /// Device node [default: every /dev/dri/card*]
+        #[arg(short, long, value_name = "DEVICE")]
+        device: Option<PathBuf>,
+        /// Seconds per screen
+        #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=3600))]
+        seconds: u16,
+    },
     /// Check a configuration file and say what is wrong
     Validate {
         /// Configuration file [default: the one that would be used]

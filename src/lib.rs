@@ -21,6 +21,7 @@ pub mod output;
 pub mod protocols;
 pub mod render;
 pub mod run;
+pub mod selftest;
 pub mod session;
 pub mod shell;
 pub mod time;

@@ -14,6 +14,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {
         Some(Command::Probe { device }) => run::probe(device.as_deref()).map(|()| 0),
+        Some(Command::Selftest { device, seconds }) => {
+            let time = std::time::Duration::from_secs(u64::from(*seconds));
+            run::selftest(device.as_deref(), time)
+        }
         Some(Command::Validate { config }) => validate(config.as_deref()),
         Some(Command::Msg {
             json,

@@ -118,17 +118,64 @@ pub fn probe(device: Option<&Path>) -> anyhow::Result<()> {
 
 /// Asks one node. Needs no seat; the driver answers TEST_ONLY only to the master, so a running session is in the way.
 fn probe_node(node: &Path) -> anyhow::Result<kms::ProbeReport> {
+    let device = open_node(node)?;
+    Ok(kms::ProbeReport::new(
+        &device,
+        &kms::Preferences::default(),
+    )?)
+}
+
+fn open_node(node: &Path) -> anyhow::Result<kms::Device> {
     let file = std::fs::File::options()
         .read(true)
         .write(true)
         .open(node)
         .context("cannot be opened; is this user in the group `video`?")?;
     let fd = DrmDeviceFd::new(DeviceFd::from(OwnedFd::from(file)));
-    let device = kms::Device::new(fd, kms::FaultPlan::default())?;
-    Ok(kms::ProbeReport::new(
-        &device,
-        &kms::Preferences::default(),
+    Ok(kms::Device::new(
+        fd,
+        kms::FaultPlan::from_env("VITRINE_FAULTS")?,
     )?)
+}
+
+/// `vitrine selftest`: tries the writeback connectors of the devices and prints what can be trusted; gives the exit code,
+/// 0 if captures can be trusted.
+///
+/// # Errors
+/// When a node cannot be opened or is no display device.
+pub fn selftest(device: Option<&Path>, time: std::time::Duration) -> anyhow::Result<u8> {
+    let nodes = match device {
+        Some(path) => vec![path.to_owned()],
+        None => card_nodes().context("/dev/dri cannot be read; is a DRM driver loaded?")?,
+    };
+    let mut results = Vec::new();
+    for node in nodes {
+        match selftest_node(&node, time) {
+            Ok(screens) => {
+                println!("{}:", node.display());
+                for screen in &screens {
+                    print!("{screen}");
+                }
+                if screens.is_empty() {
+                    println!("no screen is connected");
+                }
+                results.extend(screens);
+            }
+            Err(error) if device.is_none() => println!("{}: {error:#}", node.display()),
+            Err(error) => return Err(error).with_context(|| node.display().to_string()),
+        }
+    }
+    Ok(u8::from(!crate::selftest::passes(&results)))
+}
+
+fn selftest_node(
+    node: &Path,
+    time: std::time::Duration,
+) -> anyhow::Result<Vec<crate::selftest::ScreenResult>> {
+    let device = open_node(node)?;
+    let number = std::os::unix::fs::MetadataExt::rdev(&std::fs::metadata(node)?);
+    let card = rustix::fs::minor(number);
+    Ok(crate::selftest::test_device(&device, card, time)?)
 }
 
 fn card_nodes() -> std::io::Result<Vec<std::path::PathBuf>> {

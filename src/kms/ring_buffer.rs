@@ -192,6 +192,15 @@ impl RingBuffer {
     /// # Errors
     /// For a read-only buffer, or if the kernel cannot synchronise.
     pub fn write_canary(&mut self, job: JobId) -> io::Result<()> {
+        let layout = self.layout;
+        self.write(&mut |bytes| canary::write(bytes, layout, job))
+    }
+
+    /// Lets `f` write the bytes, in step with the hardware's caches.
+    ///
+    /// # Errors
+    /// For a read-only buffer, or if the kernel cannot synchronise.
+    pub fn write(&mut self, f: &mut dyn FnMut(&mut [u8])) -> io::Result<()> {
         if self.access != Access::ReadWrite {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -200,7 +209,7 @@ impl RingBuffer {
         let bytes = unsafe {
             std::slice::from_raw_parts_mut(self.mapping.address.as_ptr(), self.mapping.len)
         };
-        canary::write(bytes, self.layout, job);
+        f(bytes);
         sync(&self.dmabuf, SYNC_WRITE | SYNC_END)
     }
 

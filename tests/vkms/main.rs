@@ -33,6 +33,7 @@ mod pause;
 mod pixels;
 mod programs;
 mod screen;
+mod selftest;
 mod session;
 mod sharing;
 mod stage;
