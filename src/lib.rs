@@ -2,8 +2,8 @@
 //! controller's writeback connector and hands the frames to any number of clients by reference.
 //!
 //! The rooms of the house; a lower one never names a higher one:
-//! `main` > `run` > `compositor` > `apps` > `protocols` > `shell`, `input` > `output` > `render` > `capture` > `kms` >
-//! `session` > `config`.
+//! `main` > `run` > `compositor` > `metrics`, `ipc`, `history`, `selftest` > `apps` > `protocols` > `shell`, `input` > `output` > `render` > `capture` > `kms` >
+//! `session` > `policy` > `config`.
 
 pub mod apps;
 pub mod capture;
@@ -18,6 +18,7 @@ pub mod kms;
 pub mod logging;
 pub mod metrics;
 pub mod output;
+pub mod policy;
 pub mod protocols;
 pub mod render;
 pub mod run;

@@ -70,5 +70,10 @@ fn run(cli: &Cli) -> anyhow::Result<u8> {
     if let Some(file) = file {
         tracing::info!(target: "vitrine", file = %file.display(), "configuration read");
     }
-    run::run(config, cli.socket.as_deref(), &cli.app)
+    run::run(
+        config,
+        cli.config.as_deref(),
+        cli.socket.as_deref(),
+        &cli.app,
+    )
 }

@@ -17,14 +17,26 @@ use smithay::{
 
 use crate::{compositor::Vitrine, config::Config, kms, session};
 
-/// Runs the compositor until its session is over; gives the exit code.
+/// Runs the compositor until its session is over; gives the exit code. `file` is where the configuration came from, if the
+/// command line named it: SIGHUP reads the access rules again.
 ///
 /// # Errors
 /// When there is no seat, no usable display device or no socket; each error says what to do.
-pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Result<u8> {
+pub fn run(
+    config: Config,
+    file: Option<&Path>,
+    socket: Option<&str>,
+    app: &[OsString],
+) -> anyhow::Result<u8> {
+    session::raise_descriptor_limit();
     // Before any thread: a thread that does not block the signal would take it, and the default action with it.
-    let signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1])
-        .context("SIGINT, SIGTERM and SIGUSR1 cannot be watched")?;
+    let signals = Signals::new(&[
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+    ])
+    .context("SIGINT, SIGTERM, SIGHUP and SIGUSR1 cannot be watched")?;
     let mut event_loop: EventLoop<'static, Vitrine> =
         EventLoop::try_new().context("the event loop cannot start")?;
     let display = Display::new().context("the Wayland display cannot start")?;
@@ -34,10 +46,14 @@ pub fn run(config: Config, socket: Option<&str>, app: &[OsString]) -> anyhow::Re
         event_loop.handle(),
         event_loop.get_signal(),
     )?;
+    state.set_config_file(file.map(Path::to_owned));
     watch_signals(&state, signals)?;
     state.start_backend()?;
     let socket = state.listen(socket)?;
     tracing::info!(target: "vitrine", %socket, "listening");
+    if let Some(socket) = state.listen_privileged()? {
+        tracing::info!(target: "vitrine", %socket, "listening for privileged clients");
+    }
     state.start_control(&socket);
     session::notify_ready();
     let early = start_app(&mut state, app, &socket);
@@ -86,10 +102,15 @@ fn watch_signals(state: &Vitrine, signals: Signals) -> anyhow::Result<()> {
             if event.signal() == Signal::SIGUSR1 {
                 return state.save_history("SIGUSR1");
             }
+            if event.signal() == Signal::SIGHUP {
+                return state.reload_access();
+            }
             tracing::info!(target: "vitrine", signal = ?event.signal(), "asked to end");
             state.terminate();
         })
-        .map_err(|error| anyhow::anyhow!("SIGINT and SIGTERM cannot be watched: {error}"))?;
+        .map_err(|error| {
+            anyhow::anyhow!("SIGINT, SIGTERM and SIGHUP cannot be watched: {error}")
+        })?;
     Ok(())
 }
 

@@ -9,6 +9,10 @@ use crate::capture::{ids::ClientId, latency::Latencies, output_capture::Skip};
 pub struct CaptureStats {
     /// Frames published.
     pub frames: u64,
+    /// Of these, frames that the writeback connector wrote.
+    pub by_writeback: u64,
+    /// Of these, frames that the render producer wrote.
+    pub by_render: u64,
     /// Jobs that were given a slot, spare ones (kicks, canaries) included.
     pub jobs: u64,
     /// Of these, jobs that never were to become a frame.
@@ -56,6 +60,8 @@ pub struct SkipCounts {
     pub no_free_slot: u64,
     /// The only slots left were resting after their release, or a GPU still read them.
     pub draining: u64,
+    /// The render producer still copied the picture before.
+    pub producer_busy: u64,
     /// The number of the job was in use.
     pub job_in_use: u64,
 }
@@ -68,9 +74,10 @@ impl SkipCounts {
             no_demand: _,
             no_free_slot,
             draining,
+            producer_busy,
             job_in_use,
         } = *self;
-        no_buffers + no_free_slot + draining + job_in_use
+        no_buffers + no_free_slot + draining + producer_busy + job_in_use
     }
 
     pub(crate) fn count(&mut self, skip: Skip) {
@@ -79,6 +86,7 @@ impl SkipCounts {
             Skip::NoDemand => &mut self.no_demand,
             Skip::NoFreeSlot => &mut self.no_free_slot,
             Skip::Draining => &mut self.draining,
+            Skip::ProducerBusy => &mut self.producer_busy,
             Skip::JobInUse => &mut self.job_in_use,
         };
         *counter += 1;

@@ -275,29 +275,29 @@ fn capture_report(
     screen: Option<&ScreenReport>,
     stats: &CaptureStats,
 ) -> CaptureReport {
-    let unavailable = match screen {
-        Some(screen) => screen.no_writeback.clone(),
-        None => Some("there is no display device".to_owned()),
+    let (producer, reason) = match screen {
+        Some(screen) => (screen.producer, screen.reason.clone()),
+        None => ("none", "there is no display device".to_owned()),
     };
+    let no_writeback = screen.and_then(|screen| screen.no_writeback.clone());
     let jobs = screen.map(|screen| screen.jobs).unwrap_or_default();
-    let trust = match screen.map(|screen| screen.trust) {
+    let attached = screen.filter(|_| no_writeback.is_none());
+    let trust = match attached.map(|screen| screen.trust) {
         Some(Trust::Trusted) => "trusted",
         Some(Trust::Probation { .. }) => "probation",
         Some(Trust::Stalled { .. }) => "stalled",
-        None => "unknown",
+        None => "none",
     };
     CaptureReport {
         output: output.name(),
-        producer: if unavailable.is_none() {
-            "writeback"
-        } else {
-            "none"
-        }
-        .to_owned(),
-        unavailable,
+        unavailable: (producer == "none").then(|| reason.clone()),
+        producer: producer.to_owned(),
+        reason,
+        no_writeback,
         trust: trust.to_owned(),
         flips: screen.map_or(0, |screen| screen.flips),
         frames: stats.frames,
+        rendered: stats.by_render,
         delivered: stats.delivered,
         skipped: SkippedReport {
             no_buffers: stats.skipped.no_buffers,

@@ -76,7 +76,7 @@ impl Backend {
             .screens
             .iter()
             .find(|screen| screen.output == *output)?;
-        Some(screen.report(&self.device))
+        Some(screen.status(&self.device))
     }
 
     /// The number of the node that is driven.
@@ -267,6 +267,8 @@ impl Vitrine {
             mode,
             software: matches!(self.renderer, Renderer::Pixman(_)),
             cooling: self.config.capture.cooling,
+            producer: rule.producer.unwrap_or(self.config.capture.producer),
+            hardware_cursor: self.config.cursor.hardware,
         };
         match Screen::new(setup, output.clone()) {
             Ok(screen) => {
@@ -315,7 +317,7 @@ impl Vitrine {
         }
     }
 
-    fn retire_global(&mut self, global: GlobalId) {
+    pub(super) fn retire_global(&mut self, global: GlobalId) {
         self.display.disable_global::<Vitrine>(global.clone());
         let timer = Timer::from_duration(GLOBAL_AFTERLIFE);
         let inserted = self.event_loop.insert_source(timer, move |_, (), state| {

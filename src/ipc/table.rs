@@ -75,11 +75,11 @@ fn capture_text(report: &CaptureReport) -> String {
     let skipped = &report.skipped;
     let state = match &report.unavailable {
         Some(reason) => format!("no capture: {reason}"),
-        None => format!("{}, {}", report.producer, report.trust),
+        None => format!("{}, {}; {}", report.producer, report.trust, report.reason),
     };
     let mut text = format!("{}: {state}\n", report.output);
     let rows = [
-        ("frames", format!("{} published, {} delivered, {} kept as history", report.frames, report.delivered, report.history)),
+        ("frames", format!("{} published ({} of them rendered), {} delivered, {} kept as history", report.frames, report.rendered, report.delivered, report.history)),
         ("skipped", format!(
             "{} no free slot, {} resting, {} connector, {} no buffers ({} commits that nobody wanted)",
             skipped.no_free_slot, skipped.draining, skipped.connector, skipped.no_buffers, skipped.no_demand
@@ -166,7 +166,7 @@ mod tests {
         };
         let text = print(&Reply::Capture(vec![report]));
         for part in [
-            "DP-1: writeback, trusted\n",
+            "DP-1: writeback, trusted; ",
             "12 published",
             "12345",
             "<=4",

@@ -128,16 +128,22 @@ pub struct OutputReport {
 pub struct CaptureReport {
     /// The connector's name.
     pub output: String,
-    /// Who writes the frames: `writeback`, `render`, or `none` with the reason in `unavailable`.
+    /// Who makes the frames that have the cursor in them: `writeback`, `render` or `none`.
     pub producer: String,
+    /// Why it is that one.
+    pub reason: String,
+    /// Why the writeback connector cannot be used at all, if so.
+    pub no_writeback: Option<String>,
     /// Why no frame can be captured now.
     pub unavailable: Option<String>,
-    /// `trusted`, `probation` or `stalled`.
+    /// Of the writeback connector: `trusted`, `probation`, `stalled`, or `none` where there is none.
     pub trust: String,
     /// Page flips so far.
     pub flips: u64,
     /// Frames published.
     pub frames: u64,
+    /// Of these, rendered ones: what Vitrine put on the screen, without foreign planes.
+    pub rendered: u64,
     /// Frames delivered to clients.
     pub delivered: u64,
     /// Commits without the frame that somebody wanted, and why.

@@ -38,11 +38,16 @@ const OUTPUT_COUNTERS: [OfOutput; 3] = [
     }),
 ];
 
-const CAPTURE_COUNTERS: [OfCapture; 12] = [
+const CAPTURE_COUNTERS: [OfCapture; 13] = [
     (
         "vitrine_capture_frames",
         "Captured frames published.",
         |c| c.frames,
+    ),
+    (
+        "vitrine_capture_rendered_frames",
+        "Of the captured frames, those that the renderer made.",
+        |c| c.rendered,
     ),
     (
         "vitrine_capture_deliveries",

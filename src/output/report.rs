@@ -1,6 +1,7 @@
 //! What a screen did so far, for people and programs who ask.
 
 use super::screen::Screen;
+use crate::capture::View;
 use crate::kms::{self, writeback_types::Trust, writeback_types::WritebackStats, CrtcStats};
 
 /// A screen's counters and states.
@@ -18,14 +19,19 @@ pub struct ScreenReport {
     pub jobs: WritebackStats,
     /// How far the connector is believed.
     pub trust: Trust,
+    /// Who makes the frames that have the cursor in them: `writeback`, `render` or `none`.
+    pub producer: &'static str,
+    /// Why it is that one.
+    pub reason: String,
     /// Why no job is possible on this screen.
     pub no_writeback: Option<String>,
 }
 
 impl Screen {
     /// The counters and states now.
-    pub fn report(&self, device: &kms::Device) -> ScreenReport {
+    pub fn status(&self, device: &kms::Device) -> ScreenReport {
         let (width, height) = self.mode.size();
+        let decision = *self.decisions().get(View::WithCursor);
         ScreenReport {
             size: (u32::from(width), u32::from(height)),
             flips: self.flips,
@@ -33,6 +39,8 @@ impl Screen {
             crtc: device.stats().of(self.pair.1),
             jobs: self.pipeline.writeback().stats(),
             trust: self.pipeline.writeback().trust(),
+            producer: decision.name(),
+            reason: decision.reason.to_string(),
             no_writeback: self.no_writeback.clone(),
         }
     }

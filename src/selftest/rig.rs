@@ -80,7 +80,7 @@ impl Rig {
         let mut pictures = Vec::new();
         let mut slots = Vec::new();
         for kind in 0..pattern::KINDS {
-            let mut buffer = RingBuffer::allocate(gbm, width, height, FORMAT, Access::ReadWrite)?;
+            let buffer = RingBuffer::allocate(gbm, width, height, FORMAT, Access::ReadWrite)?;
             let layout = buffer.layout();
             buffer
                 .write(&mut |bytes| pattern::paint(bytes, layout, kind))

@@ -80,7 +80,7 @@ fn the_control_socket_tells_what_a_client_got_and_garbage_does_not_hold_the_disp
         let _ = babble.read_to_string(&mut told);
         assert!(told.contains("at most"), "{told}");
 
-        assert!(msg(guest, &["capture"]).starts_with("Virtual-1: writeback, trusted\n"));
+        assert!(msg(guest, &["capture"]).starts_with("Virtual-1: writeback, trusted; "));
         assert!(msg(guest, &["outputs"]).contains("640x480@"));
         assert!(msg(guest, &["version"]).contains(&stage.vitrine.pid().to_string()));
         let text = msg(guest, &["metrics"]);

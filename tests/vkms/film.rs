@@ -136,6 +136,7 @@ impl Window {
 pub struct Cameras {
     pub client: Client,
     output: OutputInfo,
+    cursor: bool,
     exporter: Exporter,
     export: Option<ExportedFrame>,
     pub session: CopySession,
@@ -151,14 +152,20 @@ pub struct Cameras {
 impl Cameras {
     /// Begins to look at the named output, or the first one.
     pub fn open(stage: &Stage<'_>, output: Option<&str>) -> Self {
+        Self::open_view(stage, output, true)
+    }
+
+    /// The same, with the cursor in the pictures or without it.
+    pub fn open_view(stage: &Stage<'_>, output: Option<&str>, cursor: bool) -> Self {
         let mut client = stage.client();
         let output = client.output(output).unwrap();
-        let session = CopySession::open(&mut client, &output, true).unwrap();
+        let session = CopySession::open(&mut client, &output, cursor).unwrap();
         let buffer = session.buffer(&mut client, MemoryKind::Shm).unwrap();
         Self {
             exporter: Exporter::new(&client).unwrap(),
             client,
             output,
+            cursor,
             export: None,
             session,
             buffer,
@@ -189,7 +196,9 @@ impl Cameras {
             return;
         }
         let Some(frame) = self.export.take() else {
-            let asked = self.exporter.request(&mut self.client, &self.output, true);
+            let asked = self
+                .exporter
+                .request(&mut self.client, &self.output, self.cursor);
             self.export = Some(asked.unwrap());
             return;
         };

@@ -57,6 +57,7 @@ fn the_last_frames_are_kept_though_nobody_asks() {
     let stats = capture.stats();
     assert_eq!((stats.frames, stats.delivered, stats.voids), (40, 0, 0));
     assert!(stats.clients.is_empty(), "it is no client");
+    assert!(!capture.has_sessions());
     assert_eq!(memory.len(), 3 + DEPTH);
 }
 
