@@ -240,7 +240,12 @@ fn is_ours(stream: &UnixStream) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "tests fail by panicking"
+    )]
 
     use std::{
         io::{BufRead, BufReader, Read, Write},

@@ -22,7 +22,7 @@ fn pixel(kind: usize, x: u32, y: u32, layout: Layout) -> [u8; 4] {
             let scaled = |n: u32, of: u32| low((n * 255).checked_div(of.max(1)).unwrap_or(0));
             [scaled(x, layout.width), scaled(y, layout.height), 0x80]
         }
-        4 if (x / 16 + y / 16) % 2 == 0 => [0xff, 0, 0],
+        4 if (x / 16 + y / 16).is_multiple_of(2) => [0xff, 0, 0],
         4 => [0, 0xff, 0xff],
         _ => {
             let seed = x.wrapping_mul(0x9e37_79b1) ^ y.wrapping_mul(0x85eb_ca77);
