@@ -15,6 +15,7 @@ mod handlers;
 mod input;
 mod peer;
 mod seat;
+mod sockets;
 mod windows;
 
 use std::collections::HashMap;
@@ -222,11 +223,7 @@ impl Vitrine {
         }
         .map_err(|error| no_socket(name, &error))?;
         let name = socket.socket_name().to_string_lossy().into_owned();
-        self.event_loop
-            .insert_source(socket, |stream, _, state| {
-                state.add_client_from(stream, Origin::Public);
-            })
-            .map_err(|error| anyhow::anyhow!("cannot watch the Wayland socket: {error}"))?;
+        self.watch_socket(socket, Origin::Public)?;
         Ok(name)
     }
 

@@ -1,7 +1,6 @@
 //! Rights at work: the sockets that clients come through, sandboxes, and what happens when the rules change.
 
 use std::{
-    io,
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
@@ -14,7 +13,6 @@ use anyhow::Context;
 use smithay::{
     delegate_security_context,
     reexports::{
-        calloop::{EventSource, Poll, PostAction, Readiness, Token, TokenFactory},
         rustix::{fs::Mode, process::umask},
         wayland_server::{Client, DisplayHandle},
     },
@@ -27,7 +25,7 @@ use smithay::{
     },
 };
 
-use super::{peer, ClientState, Vitrine};
+use super::{peer, sockets::ClientSocket, ClientState, Vitrine};
 use crate::{
     config::{AccessSection, Config},
     policy::{Origin, Policy, Privilege, Sandbox},
@@ -96,11 +94,7 @@ impl Vitrine {
         let socket = socket.with_context(|| {
             format!("cannot open the privileged socket {name:?}; choose another privileged_socket in [access]")
         })?;
-        self.event_loop
-            .insert_source(socket, |stream, _, state| {
-                state.add_client_from(stream, Origin::Privileged);
-            })
-            .map_err(|error| anyhow::anyhow!("cannot watch the privileged socket: {error}"))?;
+        self.watch_socket(socket, Origin::Privileged)?;
         Ok(Some(name))
     }
 
@@ -208,8 +202,11 @@ impl SecurityContextHandler for Vitrine {
         );
         let inserted =
             self.event_loop
-                .insert_source(SandboxSocket(source), move |stream, (), state| {
-                    state.add_client_from(stream, Origin::Sandbox(sandbox.clone()));
+                .insert_source(ClientSocket::foreign(source), move |connection, (), state| match connection {
+                    Ok(stream) => state.add_client_from(stream, Origin::Sandbox(sandbox.clone())),
+                    Err(error) => {
+                        tracing::warn!(target: "vitrine::access", %error, "the socket of a sandbox cannot be used and is closed");
+                    }
                 });
         if let Err(error) = inserted {
             tracing::warn!(target: "vitrine::access", %error, "the socket of a sandbox cannot be watched");
@@ -218,48 +215,3 @@ impl SecurityContextHandler for Vitrine {
 }
 
 delegate_security_context!(Vitrine);
-
-/// A sandbox's socket. It is whatever file a client sent, and an error of a source ends the event loop.
-struct SandboxSocket(SecurityContextListenerSource);
-
-impl EventSource for SandboxSocket {
-    type Event = UnixStream;
-    type Metadata = ();
-    type Ret = ();
-    type Error = io::Error;
-
-    fn process_events<F: FnMut(UnixStream, &mut ())>(
-        &mut self,
-        readiness: Readiness,
-        token: Token,
-        callback: F,
-    ) -> io::Result<PostAction> {
-        Ok(self
-            .0
-            .process_events(readiness, token, callback)
-            .unwrap_or_else(|error| {
-                tracing::warn!(target: "vitrine::access", %error, "the socket of a sandbox cannot be used and is closed");
-                PostAction::Remove
-            }))
-    }
-
-    fn register(
-        &mut self,
-        poll: &mut Poll,
-        tokens: &mut TokenFactory,
-    ) -> smithay::reexports::calloop::Result<()> {
-        self.0.register(poll, tokens)
-    }
-
-    fn reregister(
-        &mut self,
-        poll: &mut Poll,
-        tokens: &mut TokenFactory,
-    ) -> smithay::reexports::calloop::Result<()> {
-        self.0.reregister(poll, tokens)
-    }
-
-    fn unregister(&mut self, poll: &mut Poll) -> smithay::reexports::calloop::Result<()> {
-        self.0.unregister(poll)
-    }
-}

@@ -291,8 +291,15 @@ impl Work<'_> {
             .collect();
         let found = best_matching(crtcs.len(), planes.len(), |l, r| {
             let (crtc, plane) = (crtcs.get(l)?, planes.get(r)?);
-            let now_there = plane.crtc == self.snapshot.crtcs.get(*crtc).map(|c| c.id);
-            (plane.possible_crtcs & bit(*crtc) != 0).then_some(i64::from(now_there))
+            let crtc_id = self.snapshot.crtcs.get(*crtc).map(|c| c.id);
+            // Where there are too few planes, a screen that is on keeps its own.
+            let kept = self
+                .preferences
+                .keep
+                .iter()
+                .any(|(_, kept)| Some(*kept) == crtc_id);
+            let gain = i64::from(kept) * 100 + i64::from(plane.crtc == crtc_id);
+            (plane.possible_crtcs & bit(*crtc) != 0).then_some(gain)
         });
         found
             .into_iter()

@@ -29,6 +29,7 @@ mod input;
 mod kiosk;
 mod kms;
 mod leaving;
+mod limits;
 mod mouse;
 mod pause;
 mod pixels;
