@@ -8,6 +8,7 @@ mod access;
 mod app;
 mod capture;
 mod clients;
+mod control;
 mod device;
 mod frames;
 mod handlers;
@@ -111,6 +112,8 @@ pub struct Vitrine {
     alarm: Option<(Time, RegistrationToken)>,
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
+    /// The control socket, and what is written in the background.
+    control: control::Control,
 }
 
 /// Smithay's protocol states; each keeps its globals alive.
@@ -201,6 +204,7 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             fences: HashMap::new(),
+            control: control::Control::default(),
             config,
             display: display_handle,
             event_loop,

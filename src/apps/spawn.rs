@@ -16,13 +16,15 @@ use crate::config::CursorSection;
 pub struct AppEnvironment {
     /// The socket's name: WAYLAND_DISPLAY.
     pub wayland_display: OsString,
+    /// The control socket's path, if there is one: VITRINE_SOCKET.
+    pub control_socket: Option<PathBuf>,
     /// XCURSOR_THEME and XCURSOR_SIZE.
     pub cursor: CursorSection,
 }
 
 /// Ours or our parent's, and wrong or dangerous in the application: another display, an inherited Wayland connection,
 /// and service manager variables with which a child could speak in our name.
-const NOT_INHERITED: [&str; 9] = [
+const NOT_INHERITED: [&str; 10] = [
     "DISPLAY",
     "WAYLAND_SOCKET",
     "NOTIFY_SOCKET",
@@ -32,12 +34,16 @@ const NOT_INHERITED: [&str; 9] = [
     "LISTEN_PID",
     "LISTEN_FDNAMES",
     "VITRINE_FAULTS",
+    "VITRINE_SOCKET",
 ];
 
 impl AppEnvironment {
     fn apply(&self, command: &mut Command) {
         for name in NOT_INHERITED {
             command.env_remove(name);
+        }
+        if let Some(path) = &self.control_socket {
+            command.env("VITRINE_SOCKET", path);
         }
         command
             .env("WAYLAND_DISPLAY", &self.wayland_display)

@@ -67,6 +67,7 @@ impl Vitrine {
             quota: section.quota,
             hold_deadline: section.hold_deadline,
             grace_refreshes: section.grace_refreshes,
+            history: section.history,
         }
     }
 

@@ -30,7 +30,7 @@ use crate::{
     config::{OutputRule, RendererChoice},
     input::outputs_changed,
     kms::{self, KmsEvent},
-    output::{describe, Screen, ScreenSetup},
+    output::{describe, Screen, ScreenReport, ScreenSetup},
     protocols,
     render::Renderer,
     session,
@@ -68,6 +68,15 @@ impl Backend {
         self.screens
             .iter_mut()
             .find(|screen| screen.output == *output)
+    }
+
+    /// What the screen of this output did.
+    pub fn report(&self, output: &Output) -> Option<ScreenReport> {
+        let screen = self
+            .screens
+            .iter()
+            .find(|screen| screen.output == *output)?;
+        Some(screen.status(&self.device))
     }
 
     /// The number of the node that is driven.

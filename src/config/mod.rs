@@ -50,6 +50,8 @@ pub struct Config {
     pub log: LogSection,
     /// The application to run.
     pub app: AppSection,
+    /// Where the counters are written.
+    pub metrics: MetricsSection,
 }
 
 /// `[capture]`
@@ -69,6 +71,10 @@ pub struct CaptureSection {
     pub producer: ProducerChoice,
     /// Whether the copy protocol offers dma-buf targets.
     pub dmabuf: DmabufTargets,
+    /// Frames that are kept for a look back (0 to 16).
+    pub history: usize,
+    /// Where they are written; `None`: the state folder.
+    pub history_dir: Option<PathBuf>,
     /// Whether the screen shows that it is captured.
     pub indicator: Indicator,
 }
@@ -83,6 +89,8 @@ impl Default for CaptureSection {
             cooling: Duration::from_millis(2),
             producer: ProducerChoice::Auto,
             dmabuf: DmabufTargets::Auto,
+            history: 0,
+            history_dir: None,
             indicator: Indicator::Off,
         }
     }
@@ -255,6 +263,24 @@ impl Default for LogSection {
 pub struct AppSection {
     /// Program and arguments; empty: none. `vitrine -- app args` replaces it.
     pub command: Vec<String>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsSection {
+    /// The file; `None`: none is written.
+    pub file: Option<PathBuf>,
+    /// How often.
+    pub interval: Duration,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self {
+            file: None,
+            interval: Duration::from_secs(15),
+        }
+    }
 }
 
 impl Config {

@@ -18,7 +18,7 @@ use super::{
         ProducerChoice, RendererChoice, TransformRule,
     },
     AppSection, CaptureSection, Config, CursorSection, InputSection, KeyboardSection, LogSection,
-    OutputRule, PointerSection, SeatSection, TouchSection,
+    MetricsSection, OutputRule, PointerSection, SeatSection, TouchSection,
 };
 
 pub(super) fn config(text: &str, file: &Path) -> Result<Config, ConfigError> {
@@ -72,6 +72,7 @@ fn top(table: &Table<'_>, problems: &Problems<'_>) -> Config {
         seat: seat(&table.table("seat", schema::SEAT)),
         log: log(&table.table("log", schema::LOG)),
         app: app(&table.table("app", schema::APP)),
+        metrics: metrics(&table.table("metrics", schema::METRICS)),
     }
 }
 
@@ -136,6 +137,17 @@ fn capture(table: &Table<'_>) -> CaptureSection {
                 )
             })
             .unwrap_or_default(),
+        history: table
+            .get("history", |v| count(v, 0..=16))
+            .unwrap_or(default.history),
+        history_dir: table
+            .get("history_dir", |v| {
+                auto_or(v, |v| {
+                    let path = std::path::PathBuf::from(name(v)?);
+                    path.is_absolute().then_some(path)
+                })
+            })
+            .flatten(),
         indicator: table
             .get("indicator", |v| {
                 choice(v, &[("off", Indicator::Off), ("mark", Indicator::Mark)])
@@ -360,5 +372,23 @@ fn app(table: &Table<'_>) -> AppSection {
     });
     AppSection {
         command: command.unwrap_or_default(),
+    }
+}
+
+fn metrics(table: &Table<'_>) -> MetricsSection {
+    let default = MetricsSection::default();
+    MetricsSection {
+        file: table
+            .get("file", |value| match name(value)?.as_str() {
+                "off" => Some(None),
+                path if path.starts_with('/') && path.ends_with(".prom") => Some(Some(path.into())),
+                _ => None,
+            })
+            .flatten(),
+        interval: table
+            .get("interval_s", |v| whole(v, 1..=3600))
+            .map_or(default.interval, |count| {
+                Duration::from_secs(u64::from(count))
+            }),
     }
 }

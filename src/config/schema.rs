@@ -65,7 +65,7 @@ pub const TOP: Section = Section {
         key("renderer", "\"auto\", \"pixman\" or \"gles\""),
     ],
     tables: &[
-        "capture", "access", "output", "input", "cursor", "seat", "log", "app",
+        "capture", "access", "output", "input", "cursor", "seat", "log", "app", "metrics",
     ],
 };
 
@@ -83,6 +83,8 @@ pub const CAPTURE: Section = Section {
         ),
         key("producer", "\"auto\", \"writeback\" or \"render\""),
         key("dmabuf", "\"auto\", \"on\" or \"off\""),
+        key("history", "a whole number from 0 to 16"),
+        key("history_dir", "\"auto\" or an absolute path"),
         key("indicator", "\"off\" or \"mark\""),
     ],
     tables: &[],
@@ -236,6 +238,16 @@ pub const APP: Section = Section {
     tables: &[],
 };
 
+/// `[metrics]`
+pub const METRICS: Section = Section {
+    header: "[metrics]",
+    keys: &[
+        key("file", "\"off\" or an absolute path that ends in \".prom\""),
+        key("interval_s", "a whole number from 1 to 3600"),
+    ],
+    tables: &[],
+};
+
 /// All sections.
 pub const SECTIONS: &[Section] = &[
     TOP,
@@ -251,4 +263,5 @@ pub const SECTIONS: &[Section] = &[
     SEAT,
     LOG,
     APP,
+    METRICS,
 ];

@@ -58,6 +58,8 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
             &["'default'", "'gpu'", "''", "true"],
         ),
         ("[capture]", "dmabuf") => (&["'on'", "'off'"], &["true", "'yes'"]),
+        ("[capture]", "history") => (&["1", "16"], &["-1", "17", "'4'"]),
+        ("[capture]", "history_dir") => (&["'/var/lib/a'"], &["''", "'a'", "1"]),
         ("[capture]", "indicator") => (&["'mark'"], &["true", "'on'"]),
         ("[access]", "default") => (&["'allow'", "'deny'"], &["'all'", "true"]),
         ("[access]", "privileged_socket") => (
@@ -164,6 +166,8 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
             &["['foot']", "['sh', '-c', \"a\\nb\"]"],
             &["'foot'", "['']", "['a', 1]", "[\"a\\u0000\"]"],
         ),
+        ("[metrics]", "file") => (&["'/run/a.prom'"], &["''", "'a.prom'", "'/run/a.txt'", "1"]),
+        ("[metrics]", "interval_s") => (&["1", "3600"], &["0", "3601", "1.5"]),
         _ => panic!("{header} {key} has no values in this test"),
     }
 }
@@ -281,12 +285,12 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
     assert_eq!(
         complaint("# a\n\nrendrer = \"gles\"\n"),
         "compositor.toml:3: unknown key \"rendrer\" in the top level; valid keys: drm_device, renderer, capture, \
-         access, output, input, cursor, seat, log, app; did you mean \"renderer\"?"
+         access, output, input, cursor, seat, log, app, metrics; did you mean \"renderer\"?"
     );
     assert_eq!(
         complaint("[capture]\nring_slots = 3\nqouta = 1\n"),
         "compositor.toml:3: unknown key \"qouta\" in [capture]; valid keys: ring_slots, quota, hold_deadline_ms, \
-         grace_refreshes, cooling_ms, producer, dmabuf, indicator; did you mean \"quota\"?"
+         grace_refreshes, cooling_ms, producer, dmabuf, history, history_dir, indicator; did you mean \"quota\"?"
     );
     let far = complaint("[seat]\nwallpaper = 1\n");
     assert_eq!(

@@ -14,6 +14,7 @@ mod pointer;
 mod produce;
 mod producer;
 mod render_jobs;
+mod report;
 mod ring;
 mod scanout;
 mod schedule;
@@ -37,6 +38,7 @@ use crate::{
 
 pub use copier::{Copier, Filled, Order};
 pub use describe::describe;
+pub use report::ScreenReport;
 pub use screen::{Screen, ScreenError, ScreenSetup};
 
 /// The pointer, in the logical coordinates of all screens.

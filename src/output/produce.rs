@@ -76,7 +76,7 @@ impl Screen {
         }
     }
 
-    fn decisions(&self) -> PerView<Decision> {
+    pub(super) fn decisions(&self) -> PerView<Decision> {
         let facts = self.facts();
         PerView::new(|view| decide(view, facts))
     }

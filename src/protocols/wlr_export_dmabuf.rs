@@ -397,6 +397,9 @@ pub(super) fn deliver<D: CaptureHandler>(
                 let bytes = readable_bytes(&info.format);
                 session.audit.frame(&info, bytes.into());
             }
+            if let Some(capture) = state.capture_output(output) {
+                capture.record_ready(session, info.presented, Time::now());
+            }
         }
         Err(error) => {
             tracing::warn!(

@@ -344,6 +344,7 @@ fn finish_copy<D: CaptureHandler>(
                 if let Some(source) = source {
                     if let Some(capture) = state.capture_output(&source.output) {
                         capture.record_copy(source.id, &report);
+                        capture.record_ready(source.id, info.presented, Time::now());
                     }
                 }
             }
