@@ -8,6 +8,7 @@
 //!
 //! - [`ring`]: the slot state machine: leases, pinned newest, draining, quarantine, generations.
 //! - [`OutputCapture`]: one per output; sessions, requests and damage around the ring.
+//! - [`View`]: with the cursor or without; a session never sees a frame of the other view.
 //! - [`lease`]: the RAII handle on a frame. Dropping it is the release.
 //! - [`copy`]: damage-limited copies into client memory on worker threads.
 
@@ -22,6 +23,7 @@ mod requests;
 pub mod ring;
 mod session;
 pub mod stats;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -37,4 +39,5 @@ pub use self::{
     requests::{RequestError, MAX_WAITING},
     session::SessionKind,
     stats::{CaptureStats, ClientStats},
+    view::{CursorInFrame, PerView, View},
 };

@@ -27,6 +27,7 @@ use crate::{
         ring::{LeaseId, Limits, Ring, SlotState},
         session::Session,
         stats::{CaptureStats, ClientStats},
+        view::{PerView, View},
     },
     geometry::Rect,
     time::Time,
@@ -89,7 +90,7 @@ pub enum BufferError {
 }
 
 /// Whether somebody wants the next frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Demand {
     /// Nobody does, or a job in flight will answer all who do.
     None,
@@ -162,11 +163,11 @@ pub struct OutputCapture {
     pub(crate) format: Option<FrameFormat>,
     pub(crate) ring: Ring,
     pub(crate) memory: HashMap<SlotId, Arc<dyn SlotMemory>>,
-    pub(crate) newest: Option<Arc<FrameInfo>>,
+    pub(crate) newest: PerView<Option<Arc<FrameInfo>>>,
     /// In the order of their commits.
     pub(crate) jobs: Vec<Job>,
-    /// What commits changed that no job in flight and no frame shows.
-    pub(crate) pending: DamageSet,
+    /// What commits changed of each view that no job in flight and no frame shows.
+    pub(crate) pending: PerView<DamageSet>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) clients: BTreeMap<ClientId, Client>,
     /// Of every lease whose handle exists: who holds it, and the flag that makes it void.
@@ -195,9 +196,9 @@ impl OutputCapture {
             format: None,
             ring: Ring::new(limits(config, refresh)),
             memory: HashMap::new(),
-            newest: None,
+            newest: PerView::default(),
             jobs: Vec::new(),
-            pending: DamageSet::new(),
+            pending: PerView::default(),
             sessions: BTreeMap::new(),
             clients: BTreeMap::new(),
             leases: HashMap::new(),
@@ -256,8 +257,8 @@ impl OutputCapture {
         self.take_releases(now);
         self.ring.reset(size, now);
         self.format = format;
-        self.newest = None;
-        self.pending = DamageSet::new();
+        self.newest = PerView::default();
+        self.pending = PerView::default();
         self.blocked = false;
         for session in self.sessions.values_mut() {
             session.start_anew();
@@ -270,9 +271,24 @@ impl OutputCapture {
         self.format
     }
 
-    /// The newest published frame. It says what can be had, but does not keep it.
-    pub fn newest(&self) -> Option<&Arc<FrameInfo>> {
-        self.newest.as_ref()
+    /// The newest published frame of a view. It says what can be had, but does not keep it.
+    pub fn newest(&self, view: View) -> Option<&Arc<FrameInfo>> {
+        self.newest.get(view).as_ref()
+    }
+
+    /// Whether a session of this view is open.
+    pub fn has_viewers(&self, view: View) -> bool {
+        self.sessions
+            .values()
+            .any(|session| session.kind.view() == view)
+    }
+
+    /// The views in the order in which a commit is to arm them: the one whose newest frame is older first. With few slots
+    /// only one of them gets a slot, and it must not always be the same.
+    pub fn views_by_age(&self) -> [View; 2] {
+        let mut views = View::ALL;
+        views.sort_by_key(|view| self.newest(*view).map(|frame| frame.seq));
+        views
     }
 
     /// The memory of a slot that exists.
@@ -367,8 +383,12 @@ impl OutputCapture {
             "slots and memory differ",
         )?;
         say(
-            self.ring.newest() == self.newest.as_ref().map(|frame| (frame.slot, frame.seq)),
-            "the newest frame is not the ring's",
+            View::ALL.into_iter().all(|view| {
+                let newest = self.newest(view);
+                self.ring.newest(view) == newest.map(|frame| (frame.slot, frame.seq))
+                    && newest.is_none_or(|frame| frame.cursor.serves(view))
+            }),
+            "a newest frame is not the ring's, or of another view",
         )?;
         let armed = |(_, state): &(SlotId, SlotState)| matches!(state, SlotState::Armed(_));
         say(

@@ -6,6 +6,7 @@ use crate::{
     capture::{
         damage::DamageSet,
         ids::{ClientId, FrameSeq, RequestId},
+        view::View,
     },
     time::Time,
 };
@@ -38,6 +39,15 @@ impl SessionKind {
         match self {
             SessionKind::Copy { paint_cursors } => paint_cursors,
             SessionKind::Export { overlay_cursor } => overlay_cursor,
+        }
+    }
+
+    /// The picture that this session is shown.
+    pub const fn view(self) -> View {
+        if self.wants_cursor() {
+            View::WithCursor
+        } else {
+            View::WithoutCursor
         }
     }
 }

@@ -9,6 +9,10 @@ use crate::capture::{ids::ClientId, output_capture::Skip};
 pub struct CaptureStats {
     /// Frames published.
     pub frames: u64,
+    /// Of these, frames that the writeback connector wrote.
+    pub by_writeback: u64,
+    /// Of these, frames that the render producer wrote.
+    pub by_render: u64,
     /// Jobs that were given a slot, spare ones (kicks, canaries) included.
     pub jobs: u64,
     /// Of these, jobs that never were to become a frame.
