@@ -47,6 +47,7 @@ use crate::{
     config::Config,
     input::{surfaces_changed, Input},
     kms::JobId,
+    output::Copier,
     protocols::{CaptureProtocols, LoopTask},
     render::Renderer,
     shell::Shell,
@@ -93,6 +94,8 @@ pub struct Vitrine {
     seat_state: SeatState<Vitrine>,
     capture_protocols: CaptureProtocols,
     copy_pool: CopyPool,
+    /// Fills slots for the render producer.
+    copier: Copier,
     tasks: channel::Sender<LoopTask<Vitrine>>,
     dmabuf_global: Option<DmabufGlobal>,
     input: Input,
@@ -161,6 +164,12 @@ impl Vitrine {
         let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
         insert_tasks(&event_loop, task_source)?;
         insert_display(&event_loop, display)?;
+        let results = tasks.clone();
+        let copier = Copier::new(move |filled| {
+            // The loop is gone only at exit; nobody waits for a frame then.
+            let _ = results.send(Box::new(|state: &mut Vitrine| state.slot_filled(filled)));
+        })
+        .context("the rendering thread cannot start")?;
         Ok(Self {
             shell: Shell::default(),
             seat,
@@ -173,6 +182,7 @@ impl Vitrine {
             seat_state,
             capture_protocols,
             copy_pool: CopyPool::new(COPY_THREADS).context("the copy threads cannot start")?,
+            copier,
             tasks,
             dmabuf_global: None,
             captures: HashMap::new(),

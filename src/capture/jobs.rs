@@ -98,6 +98,16 @@ impl OutputCapture {
         armed
     }
 
+    /// A commit is not captured although somebody wants it, for a reason that this room does not know. Only counts.
+    pub fn note_skip(&mut self, skip: Skip) {
+        self.stats.skipped.count(skip);
+    }
+
+    /// The slot of a job in flight or in quarantine.
+    pub fn slot_of(&self, job: JobId) -> Option<SlotId> {
+        self.ring.slot_of(job)
+    }
+
     /// A slot for a job that only finds out whether the hardware works (a kick, a canary). No client need want it, and it is
     /// never published. It ends like any other job.
     ///

@@ -115,6 +115,9 @@ pub enum Skip {
     /// The only slots left rest after their release, or are still read by a GPU.
     #[error("the released slots may still be read")]
     Draining,
+    /// The render producer still copies the picture before.
+    #[error("the picture before is still being copied")]
+    ProducerBusy,
     /// The number of the job is in use.
     #[error("the job has a slot already")]
     JobInUse,

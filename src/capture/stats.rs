@@ -58,6 +58,8 @@ pub struct SkipCounts {
     pub no_free_slot: u64,
     /// The only slots left were resting after their release, or a GPU still read them.
     pub draining: u64,
+    /// The render producer still copied the picture before.
+    pub producer_busy: u64,
     /// The number of the job was in use.
     pub job_in_use: u64,
 }
@@ -70,9 +72,10 @@ impl SkipCounts {
             no_demand: _,
             no_free_slot,
             draining,
+            producer_busy,
             job_in_use,
         } = *self;
-        no_buffers + no_free_slot + draining + job_in_use
+        no_buffers + no_free_slot + draining + producer_busy + job_in_use
     }
 
     pub(crate) fn count(&mut self, skip: Skip) {
@@ -81,6 +84,7 @@ impl SkipCounts {
             Skip::NoDemand => &mut self.no_demand,
             Skip::NoFreeSlot => &mut self.no_free_slot,
             Skip::Draining => &mut self.draining,
+            Skip::ProducerBusy => &mut self.producer_busy,
             Skip::JobInUse => &mut self.job_in_use,
         };
         *counter += 1;

@@ -258,6 +258,8 @@ impl Vitrine {
             mode,
             software: matches!(self.renderer, Renderer::Pixman(_)),
             cooling: self.config.capture.cooling,
+            producer: rule.producer.unwrap_or(self.config.capture.producer),
+            hardware_cursor: self.config.cursor.hardware,
         };
         match Screen::new(setup, output.clone()) {
             Ok(screen) => {

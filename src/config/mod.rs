@@ -74,7 +74,7 @@ impl Default for CaptureSection {
             hold_deadline: Duration::from_millis(1000),
             grace_refreshes: 2,
             cooling: Duration::from_millis(2),
-            producer: ProducerChoice::Writeback,
+            producer: ProducerChoice::Auto,
             dmabuf: DmabufTargets::Auto,
         }
     }
@@ -95,6 +95,8 @@ pub struct OutputRule {
     pub transform: TransformRule,
     /// Top left corner in logical pixels; `None`: to the right of the outputs before it.
     pub position: Option<(i32, i32)>,
+    /// Where captured frames of this output come from; `None`: as `[capture]` says.
+    pub producer: Option<ProducerChoice>,
 }
 
 impl Default for OutputRule {
@@ -106,6 +108,7 @@ impl Default for OutputRule {
             scale: 1.0,
             transform: TransformRule::Normal,
             position: None,
+            producer: None,
         }
     }
 }
@@ -192,6 +195,8 @@ pub struct CursorSection {
     pub theme: String,
     /// Nominal size in logical pixels, given to applications as XCURSOR_SIZE.
     pub size: u32,
+    /// The pointer goes to a plane of its own where there is one.
+    pub hardware: bool,
 }
 
 impl Default for CursorSection {
@@ -199,6 +204,7 @@ impl Default for CursorSection {
         Self {
             theme: "default".to_owned(),
             size: 24,
+            hardware: true,
         }
     }
 }

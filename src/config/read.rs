@@ -85,6 +85,19 @@ fn milliseconds(count: u32) -> Duration {
     Duration::from_millis(u64::from(count))
 }
 
+const PRODUCERS: &[(&str, ProducerChoice)] = &[
+    ("auto", ProducerChoice::Auto),
+    ("writeback", ProducerChoice::Writeback),
+    ("render", ProducerChoice::Render),
+];
+
+fn output_producer(value: &Value<'_>) -> Option<Option<ProducerChoice>> {
+    if value.get_ref().as_str() == Some("default") {
+        return Some(None);
+    }
+    choice(value, PRODUCERS).map(Some)
+}
+
 fn capture(table: &Table<'_>) -> CaptureSection {
     let default = CaptureSection::default();
     let count = |value: &Value<'_>, range| whole(value, range).map(|n| n as usize);
@@ -107,9 +120,7 @@ fn capture(table: &Table<'_>) -> CaptureSection {
                 Duration::from_secs_f64(count / 1000.0)
             }),
         producer: table
-            .get("producer", |v| {
-                choice(v, &[("writeback", ProducerChoice::Writeback)])
-            })
+            .get("producer", |v| choice(v, PRODUCERS))
             .unwrap_or_default(),
         dmabuf: table
             .get("dmabuf", |v| {
@@ -180,6 +191,7 @@ fn output(table: &Table<'_>) -> Option<OutputRule> {
             .unwrap_or(default.scale),
         transform: table.get("transform", transform).unwrap_or_default(),
         position: table.get("position", |v| auto_or(v, position)).flatten(),
+        producer: table.get("producer", output_producer).flatten(),
     };
     connector.map(|_| rule)
 }
@@ -288,6 +300,7 @@ fn cursor(table: &Table<'_>) -> CursorSection {
         size: table
             .get("size", |v| whole(v, 1..=512))
             .unwrap_or(default.size),
+        hardware: table.get("hardware", boolean).unwrap_or(default.hardware),
     }
 }
 

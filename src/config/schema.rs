@@ -78,7 +78,7 @@ pub const CAPTURE: Section = Section {
             "cooling_ms",
             "a number from 0 to 100; fractions are allowed",
         ),
-        key("producer", "\"writeback\""),
+        key("producer", "\"auto\", \"writeback\" or \"render\""),
         key("dmabuf", "\"auto\", \"on\" or \"off\""),
     ],
     tables: &[],
@@ -100,6 +100,10 @@ pub const OUTPUT: Section = Section {
             "\"normal\", \"90\", \"180\", \"270\", \"flipped\", \"flipped-90\", \"flipped-180\" or \"flipped-270\"",
         ),
         key("position", "\"auto\" or [x, y] with whole numbers from -32768 to 32767"),
+        key(
+            "producer",
+            "\"default\", \"auto\", \"writeback\" or \"render\"",
+        ),
     ],
     tables: &[],
 };
@@ -161,6 +165,7 @@ pub const CURSOR: Section = Section {
     keys: &[
         key("theme", "the name of an XCursor theme"),
         key("size", "a whole number from 1 to 512"),
+        key("hardware", BOOLEAN),
     ],
     tables: &[],
 };

@@ -47,8 +47,10 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
             &["0", "0.5", "100"],
             &["-0.1", "100.1", "nan", "inf", "'2'"],
         ),
-        // The default is the only one so far.
-        ("[capture]", "producer") => (&[], &["'render'", "'auto'", "''"]),
+        ("[capture]", "producer") => (
+            &["'render'", "'writeback'"],
+            &["'default'", "'gpu'", "''", "true"],
+        ),
         ("[capture]", "dmabuf") => (&["'on'", "'off'"], &["true", "'yes'"]),
         ("[[output]]", "connector") => {
             (&["'DP-1'", "'HDMI-*'"], &["''", "' '", "7", "\"a\\u0000\""])
@@ -98,6 +100,10 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
                 "{ x = 0, y = 0 }",
             ],
         ),
+        ("[[output]]", "producer") => (
+            &["'auto'", "'render'", "'writeback'"],
+            &["''", "'gpu'", "false"],
+        ),
         ("[input]", "vt_switch") => (&["false"], &["'off'"]),
         ("[input]", "terminate_key") => (&["true"], &["'Ctrl+Alt+Backspace'"]),
         ("[input.keyboard]", "repeat_rate") => (&["0", "200"], &["-1", "201", "2.5"]),
@@ -120,6 +126,7 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
         ),
         ("[cursor]", "theme") => (&["'Adwaita'"], &["''", "1"]),
         ("[cursor]", "size") => (&["1", "512"], &["0", "513", "'big'"]),
+        ("[cursor]", "hardware") => (&["false"], &["'auto'", "0"]),
         ("[seat]", "name") => (&["'kiosk'"], &["''", "\"a\\u0000\"", "0"]),
         ("[log]", "target") => (&["'stderr'", "'journald'"], &["'file'", "1"]),
         ("[log]", "filter") => (

@@ -24,12 +24,16 @@ pub enum RendererChoice {
     Gles,
 }
 
-/// `capture.producer`
+/// `capture.producer`, `output.producer`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ProducerChoice {
-    /// A frame comes from the writeback connector or not at all.
+    /// From the writeback connector where it works and shows what is asked for, else rendered.
     #[default]
+    Auto,
+    /// A frame comes from the writeback connector or not at all.
     Writeback,
+    /// Always rendered.
+    Render,
 }
 
 /// `capture.dmabuf`

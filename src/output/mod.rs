@@ -5,15 +5,20 @@
 
 mod bring_up;
 mod chain;
+mod copier;
 mod cursor_plane;
 mod describe;
 mod feedback;
 mod jobs;
 mod pointer;
+mod produce;
+mod producer;
+mod render_jobs;
 mod ring;
 mod scanout;
 mod schedule;
 mod screen;
+mod slot_contents;
 
 use smithay::{
     input::pointer::CursorImageStatus,
@@ -29,6 +34,7 @@ use crate::{
     time::Time,
 };
 
+pub use copier::{Copier, Filled, Order};
 pub use describe::describe;
 pub use screen::{Screen, ScreenError, ScreenSetup};
 
@@ -72,6 +78,8 @@ pub struct PendingFence {
 pub struct Step {
     /// A new job's fence.
     pub fence: Option<PendingFence>,
+    /// What the copying thread is to do.
+    pub orders: Vec<Order>,
     /// Jobs whose fences need not be watched any more.
     pub forget: Vec<JobId>,
     /// When to come back even if nothing happens.

@@ -4,6 +4,7 @@
 //! the screen. Goes to: `output/`, which commits the buffer with the damage that is returned here.
 
 mod cursor;
+mod slot;
 
 use smithay::{
     backend::{
@@ -30,6 +31,7 @@ use smithay::{
 use crate::{geometry::Rect, shell::Shell};
 
 pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
+pub use slot::{Canvas, SlotDamage};
 
 /// Behind all windows: black, as every kiosk shows.
 const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);
@@ -87,10 +89,11 @@ pub struct Scene<'a> {
     pub cursor: Option<&'a CursorSprite>,
 }
 
-/// Damage since the last frame, and damage by buffer age: two questions, so two trackers.
+/// Damage since the last frame, the same without the pointer, and damage by buffer age: three questions, so three trackers.
 #[derive(Debug)]
 pub struct SceneDamage {
     frame: OutputDamageTracker,
+    bare: OutputDamageTracker,
     buffers: OutputDamageTracker,
 }
 
@@ -99,6 +102,7 @@ impl SceneDamage {
     pub fn new(output: &Output) -> Self {
         Self {
             frame: OutputDamageTracker::from_output(output),
+            bare: OutputDamageTracker::from_output(output),
             buffers: OutputDamageTracker::from_output(output),
         }
     }
@@ -109,6 +113,8 @@ impl SceneDamage {
 pub struct Drawn {
     /// What changed since the previous frame, in mode pixels.
     pub damage: Vec<Rect>,
+    /// The same of the scene without the pointer.
+    pub bare_damage: Vec<Rect>,
     /// Signals when the pixels are in the buffer.
     pub sync: SyncPoint,
     /// Which surface is visible and how.
@@ -238,16 +244,17 @@ where
     R::TextureId: Clone + Send + 'static,
 {
     let failed = |text: String| RenderError::Draw(text);
-    let elements = scene_elements(renderer, scene);
-    let changed = damage
-        .frame
-        .damage_output(1, &elements)
-        .map_err(|e| failed(e.to_string()))?
-        .0;
-    let Some(changed) = changed.filter(|rects| !rects.is_empty()) else {
+    let (elements, of_pointer) = scene_elements(renderer, scene);
+    let bare = elements.get(of_pointer..).unwrap_or_default();
+    let bare_damage = changed(&mut damage.bare, bare, scene.output)?;
+    let mut changed = changed(&mut damage.frame, &elements, scene.output)?;
+    if changed.is_empty() {
+        // What changed below an opaque pointer is no damage of the screen, but somebody may look without the pointer.
+        changed = bare_damage.clone();
+    }
+    if changed.is_empty() {
         return Ok(None);
-    };
-    let changed = mode_pixels(scene.output, changed);
+    }
     let Some(target) = target() else {
         return Ok(None);
     };
@@ -266,9 +273,28 @@ where
         .map_err(|e| failed(e.to_string()))?;
     Ok(Some(Drawn {
         damage: changed,
+        bare_damage,
         sync: result.sync,
         states: result.states,
     }))
+}
+
+/// What changed since the tracker was asked last, in the pixels of the mode.
+fn changed<R>(
+    tracker: &mut OutputDamageTracker,
+    elements: &[SceneElement<R>],
+    output: &Output,
+) -> Result<Vec<Rect>, RenderError>
+where
+    R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
+    R::TextureId: Clone + Send + 'static,
+{
+    let damage = tracker
+        .damage_output(1, elements)
+        .map_err(|e| RenderError::Draw(e.to_string()))?
+        .0;
+    let damage = damage.filter(|rects| !rects.is_empty());
+    Ok(damage.map_or_else(Vec::new, |rects| mode_pixels(output, rects)))
 }
 
 /// Damage in the pixels of the mode. With a rotated output the whole screen: simple and never too little.
@@ -286,8 +312,8 @@ fn mode_pixels(output: &Output, damage: &[Rectangle<i32, Physical>]) -> Vec<Rect
     vec![Rect::from_size((size.w, size.h).into())]
 }
 
-/// Front to back, as the damage tracker wants them.
-fn scene_elements<R>(renderer: &mut R, scene: &Scene<'_>) -> Vec<SceneElement<R>>
+/// Front to back, as the damage tracker wants them, and how many of the first ones are the pointer.
+fn scene_elements<R>(renderer: &mut R, scene: &Scene<'_>) -> (Vec<SceneElement<R>>, usize)
 where
     R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
     R::TextureId: Clone + Send + 'static,
@@ -297,8 +323,9 @@ where
     if let Some(cursor) = scene.cursor {
         elements.extend(cursor.elements(renderer, scale));
     }
+    let of_pointer = elements.len();
     let Some(area) = scene.shell.space.output_geometry(scene.output) else {
-        return elements;
+        return (elements, of_pointer);
     };
     for window in scene.shell.space.elements_for_output(scene.output).rev() {
         let Some(location) = scene.shell.space.element_location(window) else {
@@ -308,5 +335,5 @@ where
         let origin: Point<i32, Physical> = origin.to_physical_precise_round(scale);
         elements.extend(window.render_elements::<SceneElement<R>>(renderer, origin, scale, 1.0));
     }
-    elements
+    (elements, of_pointer)
 }
