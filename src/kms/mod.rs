@@ -12,12 +12,13 @@
 //! | [`io`], [`fault`] | the one ioctl that matters as a trait, and the same with injected faults |
 //! | [`pipeline`], [`pipeline_io`], [`modeset`] | one CRTC: pure states, and the commits that follow from them |
 //! | [`frame`] | what a CRTC shall show |
-//! | [`writeback`], [`writeback_types`] | pure: may a job be armed, may it be believed |
+//! | [`writeback`], [`drivers`] | pure: may a job be armed, may it be believed |
 //! | [`fence`], [`framebuffer`], [`ring_buffer`], [`canary`] | memory and its completion |
 //! | [`probe`] | what `vitrine probe` prints |
 
 pub mod canary;
 pub mod device;
+pub mod drivers;
 pub mod fault;
 pub mod fence;
 pub mod frame;
@@ -37,7 +38,6 @@ pub mod snapshot;
 pub mod stats;
 pub mod topology;
 pub mod writeback;
-pub mod writeback_types;
 
 pub use device::{Device, KmsEvent};
 pub use fault::FaultPlan;
@@ -53,7 +53,7 @@ pub use ring_buffer::{Access, RingBuffer};
 pub use snapshot::Snapshot;
 pub use stats::{CrtcStats, Stats};
 pub use topology::{assign, Assignment, Preferences};
-pub use writeback::{ArmKind, JobId, Pacing, Refuse, Verdict};
+pub use writeback::{ArmKind, JobId, Pacing, PacingMode, Refuse, Verdict};
 
 /// Why something around a commit did not work; commits themselves fail with [`CommitError`].
 #[derive(Debug, thiserror::Error)]

@@ -69,7 +69,7 @@ impl Pipeline {
         self.device
             .commit(&request.0, AtomicCommitFlags::ALLOW_MODESET)?;
 
-        self.writeback.committed_without_job();
+        self.writeback.disturbed();
         let config = *self.writeback.config();
         let refresh = refresh_of(&mode);
         let defaults = WritebackConfig::for_refresh(refresh);
@@ -229,7 +229,7 @@ impl Pipeline {
         request.route(connector, attach.then_some(self.crtc.id));
         self.device
             .commit(&request, AtomicCommitFlags::ALLOW_MODESET)?;
-        self.writeback.committed_without_job();
+        self.writeback.disturbed();
         if attach {
             self.writeback.attached(now);
         } else {
@@ -280,7 +280,7 @@ impl Pipeline {
     /// The session lost the device, as at a VT switch. Nothing is committed; jobs in flight are no longer believed.
     pub fn pause(&mut self) {
         self.state.pause();
-        self.writeback.committed_without_job();
+        self.writeback.disturbed();
     }
 
     /// The device is ours again: the full state with a new mode blob and the last frame. `None` if the CRTC was off.
