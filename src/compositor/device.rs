@@ -292,11 +292,20 @@ impl Vitrine {
     pub fn remove_output(&mut self, output: &Output) {
         protocols::output_gone(self, output);
         self.captures.remove(output);
+        self.forget_fences(output);
         self.shell.space.unmap_output(output);
         if let Some(OutputGlobal(global)) = output.user_data().get::<OutputGlobal>() {
             self.retire_global(global.clone());
         }
         self.place_outputs();
+    }
+
+    /// Fences of a screen that is gone are nobody's any more, and one that never signals would stay for ever.
+    fn forget_fences(&mut self, output: &Output) {
+        let gone = self.fences.extract_if(|(of, _), _| of == output);
+        for (_, token) in gone {
+            self.event_loop.remove(token);
+        }
     }
 
     fn retire_global(&mut self, global: GlobalId) {

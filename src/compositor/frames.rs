@@ -53,6 +53,12 @@ impl Vitrine {
     /// Lets each screen do what is due, delivers captures, and sets the alarm for the next deadline.
     pub(super) fn run_screens(&mut self) {
         let now = Time::now();
+        // What the last turn completed goes out first: whose request it answers may want the commit that follows, and
+        // whose it does not answer wants it all the more.
+        let outputs: Vec<_> = self.captures.keys().cloned().collect();
+        for output in &outputs {
+            self.deliver_captures(output, now);
+        }
         let pointer = self.pointer_look().map(|(at, look)| Pointer { at, look });
         let mut wake: Option<Time> = None;
         let mut fences = Vec::new();
@@ -94,7 +100,6 @@ impl Vitrine {
                 self.event_loop.remove(token);
             }
         }
-        let outputs: Vec<_> = self.captures.keys().cloned().collect();
         for output in outputs {
             self.deliver_captures(&output, now);
             let deadline = self

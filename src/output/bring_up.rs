@@ -108,6 +108,7 @@ impl Screen {
             render_jobs: RenderJobs::default(),
             slot_contents: SlotContents::default(),
             slot_damage: PerView::new(|_| SlotDamage::new(&output)),
+            rendered_bytes: 0,
             render_failed: false,
             scene_dirty: true,
             cursor_dirty: true,
@@ -174,7 +175,11 @@ impl Screen {
         let full = crate::geometry::Rect::from_size(self.size());
         context.capture.committed(&[full], None);
         if let Some(reason) = &self.no_writeback {
-            tracing::warn!(target: "vitrine::output", output = %self.output.name(), %reason, "no writeback on this output");
+            let what = match self.policy {
+                ProducerChoice::Writeback => "captures wait",
+                ProducerChoice::Auto | ProducerChoice::Render => "captures are rendered",
+            };
+            tracing::warn!(target: "vitrine::output", output = %self.output.name(), %reason, "no writeback on this output: {what}");
         }
         self.callbacks_due = Some(context.now);
     }
@@ -279,6 +284,7 @@ impl Screen {
             published = capture.frames,
             written_back = capture.by_writeback,
             rendered = capture.by_render,
+            rendered_bytes = self.rendered_bytes,
             delivered = capture.delivered,
             skipped = capture.skipped.wanted(),
             missed = self.missed,

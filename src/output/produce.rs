@@ -114,6 +114,16 @@ impl Screen {
         }
     }
 
+    /// Whether a commit without a writeback job leaves somebody without a frame.
+    pub(super) fn misses(&self, context: &mut StepContext<'_>) -> bool {
+        let demands = context.capture.demands(context.now);
+        let decisions = self.decisions();
+        View::ALL.into_iter().any(|view| {
+            *demands.get(view) != Demand::None
+                && decisions.get(view).producer != Some(Producer::Render)
+        })
+    }
+
     fn probing(&self, demands: &PerView<Demand>, capture: &OutputCapture) -> Probing {
         let suspect = self.facts().connector == Connector::Suspect;
         if !suspect || self.policy == ProducerChoice::Render {
@@ -380,6 +390,7 @@ impl Screen {
         if let (Err(_), Some(slot)) = (&filled.result, capture.slot_of(filled.job)) {
             self.slot_contents.forget(slot);
         }
+        self.rendered_bytes += filled.result.as_ref().copied().unwrap_or(0);
         self.written(filled.job, filled.result.map(drop), capture, now);
     }
 

@@ -32,7 +32,7 @@ use super::{
     PendingFence, Step, StepContext,
 };
 use crate::{
-    capture::{self, Demand, PerView},
+    capture::{self, PerView},
     config::ProducerChoice,
     geometry::Rect,
     kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate},
@@ -81,6 +81,8 @@ pub struct Screen {
     pub(super) render_jobs: RenderJobs,
     pub(super) slot_contents: SlotContents,
     pub(super) slot_damage: PerView<SlotDamage>,
+    /// Bytes that the CPU copied into slots.
+    pub(super) rendered_bytes: u64,
     /// It was said that a slot could not be filled.
     pub(super) render_failed: bool,
     /// Windows may have changed since the last draw.
@@ -168,8 +170,7 @@ impl Screen {
         match self.plan(context) {
             Plan::Wait(until) => step.wake_at(until),
             Plan::Commit { job, force } => {
-                let wanted = job.is_none() && context.capture.demand(context.now) != Demand::None;
-                self.missed += u64::from(wanted);
+                self.missed += u64::from(job.is_none() && self.misses(context));
                 self.present(context, job, force, &mut step);
             }
         }

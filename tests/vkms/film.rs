@@ -136,6 +136,7 @@ impl Window {
 pub struct Cameras {
     pub client: Client,
     output: OutputInfo,
+    cursor: bool,
     exporter: Exporter,
     export: Option<ExportedFrame>,
     pub session: CopySession,
@@ -151,14 +152,20 @@ pub struct Cameras {
 impl Cameras {
     /// Begins to look at the named output, or the first one.
     pub fn open(stage: &Stage<'_>, output: Option<&str>) -> Self {
+        Self::open_view(stage, output, true)
+    }
+
+    /// The same, with the cursor in the pictures or without it.
+    pub fn open_view(stage: &Stage<'_>, output: Option<&str>, cursor: bool) -> Self {
         let mut client = stage.client();
         let output = client.output(output).unwrap();
-        let session = CopySession::open(&mut client, &output, true).unwrap();
+        let session = CopySession::open(&mut client, &output, cursor).unwrap();
         let buffer = session.buffer(&mut client, MemoryKind::Shm).unwrap();
         Self {
             exporter: Exporter::new(&client).unwrap(),
             client,
             output,
+            cursor,
             export: None,
             session,
             buffer,
@@ -168,6 +175,11 @@ impl Cameras {
             cancelled: Vec::new(),
             failed: Vec::new(),
         }
+    }
+
+    /// Whether both cameras were told that there is nothing more to see.
+    pub fn are_over(&self) -> bool {
+        self.cancelled.contains(&CancelReason::Permanent) && self.session.record().stopped
     }
 
     /// Takes what has come and asks for more.
@@ -184,7 +196,9 @@ impl Cameras {
             return;
         }
         let Some(frame) = self.export.take() else {
-            let asked = self.exporter.request(&mut self.client, &self.output, true);
+            let asked = self
+                .exporter
+                .request(&mut self.client, &self.output, self.cursor);
             self.export = Some(asked.unwrap());
             return;
         };
@@ -235,21 +249,28 @@ impl Cameras {
         self.taken.iter().filter(|taken| taken.by == by).count()
     }
 
-    /// Holds every frame against what the window's compositor said was shown at its time. Frames from before the first
-    /// picture do not count.
+    /// Holds every frame against what the compositor said was shown at its time. Frames from before the first picture
+    /// do not count. Where several windows were on the output, a frame must show what one of them showed then.
     ///
     /// # Panics
     /// Where they do not agree, naming all frames that lie.
     #[track_caller]
-    pub fn assert_true(&self, window: &Window) {
-        let shown = window.shown();
+    pub fn assert_true(&self, windows: &mut [&mut Window]) {
+        let known = windows.iter_mut().map(|window| {
+            // A frame comes after the word of its flip, but to another connection.
+            window.client.roundtrip().unwrap();
+            window.shown()
+        });
+        let shown: Vec<_> = known.collect();
         let mut lies = Vec::new();
         for taken in &self.taken {
-            let before = shown.partition_point(|(time, _)| *time <= taken.presented);
-            let Some((_, expected)) = before.checked_sub(1).and_then(|at| shown.get(at)) else {
-                continue;
+            let at_the_time = |shown: &Vec<(Duration, u32)>| {
+                let before = shown.partition_point(|(time, _)| *time <= taken.presented);
+                before.checked_sub(1).map(|at| shown[at].1)
             };
-            if taken.shows != Ok(*expected) {
+            let expected: Vec<u32> = shown.iter().filter_map(at_the_time).collect();
+            let shows = |n: &u32| taken.shows.as_ref() == Ok(n);
+            if !expected.is_empty() && !expected.iter().any(shows) {
                 lies.push((expected, taken));
             }
         }
@@ -297,8 +318,19 @@ impl Film {
     /// # Panics
     /// If that does not come in a minute.
     #[track_caller]
-    pub fn roll_until(&mut self, what: &str, mut enough: impl FnMut(&mut Self) -> bool) {
-        let end = clock::now() + PATIENCE;
+    pub fn roll_until(&mut self, what: &str, enough: impl FnMut(&mut Self) -> bool) {
+        self.roll_long(PATIENCE, what, enough);
+    }
+
+    /// The same with another patience.
+    #[track_caller]
+    pub fn roll_long(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        mut enough: impl FnMut(&mut Self) -> bool,
+    ) {
+        let end = clock::now() + patience;
         while !enough(self) {
             self.turn();
             assert!(
@@ -337,13 +369,13 @@ impl Film {
         });
     }
 
-    /// Ends: the last picture is shown, all frames are held against the truth. Gives the number of pictures painted.
+    /// Ends: the last picture is shown, all frames are held against the truth. Gives the number of pictures shown.
     #[track_caller]
     pub fn cut(mut self) -> (usize, Cameras) {
         let last = self.window.painter.feedback().len() - 1;
         let window = &mut self.window;
         window.painter.wait_shown(&mut window.client, last).unwrap();
-        self.cameras.assert_true(&self.window);
+        self.cameras.assert_true(&mut [&mut self.window]);
         println!(
             "{}: {} painted, {} shown, {} discarded, longest gap {:?}, {} exported, {} copied",
             self.window.output.name,
@@ -354,7 +386,7 @@ impl Film {
             self.cameras.count("export"),
             self.cameras.count("copy"),
         );
-        (self.window.painted, self.cameras)
+        (self.window.shown().len(), self.cameras)
     }
 }
 

@@ -236,6 +236,7 @@ fn the_pointer_moves_clicks_and_scrolls() {
         let pointer = hands
             .seat
             .get_pointer(&client.qh, Arc::clone(&hands.record));
+        client.roundtrip().unwrap();
         // Far over the edge: it stops in the corner. Acceleration is flat, so the rest is exact.
         for _ in 0..4 {
             device.motion(-2000, -2000);
@@ -394,18 +395,20 @@ fn a_click_outside_of_a_popup_with_a_grab_dismisses_it() {
         let stage = Setup::default().with(flat).start(guest);
         let mut client = stage.client();
         let hands = Hands::new(&mut client);
-        let back = pattern_picture(1, 640, 480);
+        // Small, so that there is something beside it: clicks on its own windows are the client's business.
+        let back = pattern_picture(1, 200, 100);
         let window = Window::showing(&mut client, &back);
         let (mut mouse, _keyboard) = (Device::mouse(), Device::keyboard());
         hands.wait_can(&mut client, (true, true, false));
         hands
             .seat
             .get_pointer(&client.qh, Arc::clone(&hands.record));
+        client.roundtrip().unwrap();
         for _ in 0..4 {
             mouse.motion(-2000, -2000);
         }
-        mouse.motion(20, 20);
-        hands.wait(&mut client, "motion 20 20");
+        mouse.motion(230, 200);
+        hands.wait(&mut client, "motion 10 10");
         hands.forget();
         mouse.tap(code::BTN_LEFT);
         let serial = client
@@ -419,7 +422,7 @@ fn a_click_outside_of_a_popup_with_a_grab_dismisses_it() {
             })
             .unwrap();
         hands.wait(&mut client, "button 272 up");
-        let mut popup = Popup::new(&mut client, &window, (300, 200), (100, 100));
+        let mut popup = Popup::new(&mut client, &window, (50, 50), (100, 100));
         popup.proxy.grab(&hands.seat, serial);
         popup.configure(&mut client);
         popup
@@ -428,7 +431,7 @@ fn a_click_outside_of_a_popup_with_a_grab_dismisses_it() {
         popup.surface.commit_shown(&mut client);
         assert!(!popup.record.lock().unwrap().done, "dismissed at once");
         // Inside first: it stays.
-        mouse.motion(320, 220);
+        mouse.motion(100, 100);
         hands.wait(
             &mut client,
             &format!("pointer enter {}", id(&popup.surface.proxy)),
@@ -439,7 +442,7 @@ fn a_click_outside_of_a_popup_with_a_grab_dismisses_it() {
             !popup.record.lock().unwrap().done,
             "dismissed by a click inside"
         );
-        mouse.motion(-320, -220);
+        mouse.motion(-320, -290);
         mouse.tap(code::BTN_LEFT);
         let record = Arc::clone(&popup.record);
         client
@@ -469,6 +472,7 @@ fn a_click_on_the_window_behind_a_dialog_leaves_the_dialog_on_top() {
         hands
             .seat
             .get_pointer(&client.qh, Arc::clone(&hands.record));
+        client.roundtrip().unwrap();
         for _ in 0..4 {
             mouse.motion(-2000, -2000);
         }

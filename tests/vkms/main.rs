@@ -10,29 +10,35 @@
 
 #[path = "../clients/mod.rs"]
 mod clients;
-mod cursor;
-mod holders;
 #[path = "../machine/mod.rs"]
 mod machine;
-mod mouse;
-mod screen;
-mod sharing;
-mod stage;
-mod streaming;
-mod uinput;
-mod window;
 
 mod bad_inputs;
 mod capture;
 mod cli;
+mod copies;
+mod cursor;
+mod cursor_matrix;
 mod faults;
 mod film;
 mod harness;
+mod holders;
+mod hotplug;
 mod input;
 mod kiosk;
 mod kms;
+mod leaving;
+mod mouse;
+mod pause;
 mod pixels;
+mod producer;
 mod programs;
+mod screen;
 mod session;
+mod sharing;
+mod stage;
 mod stock;
+mod streaming;
 mod surfaces;
+mod uinput;
+mod window;

@@ -22,7 +22,7 @@ struct Looker {
 
 impl Looker {
     fn new(stage: &Stage<'_>) -> Self {
-        let mut client = stage.client();
+        let client = stage.client();
         let output = client.output(None).unwrap();
         let exporter = Exporter::new(&client).unwrap();
         Self {
