@@ -11,7 +11,9 @@ mod device;
 mod frames;
 mod handlers;
 mod input;
+mod leases;
 mod seat;
+mod sinks;
 mod windows;
 
 use std::{collections::HashMap, sync::Arc};

@@ -18,6 +18,7 @@ mod frame;
 mod ids;
 mod jobs;
 pub mod lease;
+mod motion;
 mod output_capture;
 mod requests;
 pub mod ring;
@@ -35,6 +36,7 @@ pub use self::{
     ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId},
     jobs::Completion,
     lease::Lease,
+    motion::Motion,
     output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},
     requests::{RequestError, MAX_WAITING},
     session::SessionKind,

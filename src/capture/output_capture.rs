@@ -24,6 +24,7 @@ use crate::{
         ids::{ClientId, FrameSeq, RequestId, SessionId, SlotId},
         jobs::Job,
         lease::{Lease, ReleaseQueue},
+        motion::Motion,
         ring::{LeaseId, Limits, Ring, SlotState},
         session::Session,
         stats::{CaptureStats, ClientStats},
@@ -162,6 +163,7 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub struct OutputCapture {
     pub(crate) config: CaptureConfig,
+    pub(crate) motion: Motion,
     pub(crate) refresh: Duration,
     pub(crate) format: Option<FrameFormat>,
     pub(crate) ring: Ring,
@@ -195,6 +197,7 @@ impl OutputCapture {
     ) -> Self {
         Self {
             config,
+            motion: Motion::default(),
             refresh,
             format: None,
             ring: Ring::new(limits(config, refresh)),

@@ -11,6 +11,7 @@
 //! | [`props`], [`request`] | typed properties, typed atomic requests |
 //! | [`io`], [`fault`] | the one ioctl that matters as a trait, and the same with injected faults |
 //! | [`pipeline`], [`pipeline_io`], [`modeset`] | one CRTC: pure states, and the commits that follow from them |
+//! | [`foreign`], `lease` | planes that belong to somebody else |
 //! | [`frame`] | what a CRTC shall show |
 //! | [`writeback`], [`drivers`] | pure: may a job be armed, may it be believed |
 //! | [`fence`], [`framebuffer`], [`ring_buffer`], [`canary`] | memory and its completion |
@@ -21,9 +22,11 @@ pub mod device;
 pub mod drivers;
 pub mod fault;
 pub mod fence;
+pub mod foreign;
 pub mod frame;
 pub mod framebuffer;
 pub mod io;
+mod lease;
 pub mod mapping;
 mod matching;
 pub mod modeset;

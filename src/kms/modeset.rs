@@ -247,11 +247,34 @@ impl Pipeline {
             return Ok(());
         }
         self.state.may_modeset()?;
-        let request = self.off_request();
-        self.device
-            .commit(&request, AtomicCommitFlags::ALLOW_MODESET)?;
+        let off = self.off_request();
+        let taken = self.device.commit(&off, AtomicCommitFlags::ALLOW_MODESET);
+        match taken {
+            Err(error) if error.is_about_configuration() && self.is_shared() => {
+                debug!(target: "vitrine::kms", output = %self.name, %error, "another's plane is on the CRTC; leaving it on");
+                let leave = self.leave_request();
+                self.device
+                    .commit(&leave, AtomicCommitFlags::ALLOW_MODESET)?;
+            }
+            other => {
+                other?;
+            }
+        }
         self.after_off();
         Ok(())
+    }
+
+    /// Takes our own planes off and leaves the CRTC running: a CRTC cannot be switched off under a plane, and the foreign
+    /// ones are not ours to take off.
+    fn leave_request(&self) -> AtomicRequest {
+        let mut request = AtomicRequest::new(self.crtc.id, Counted::Modeset);
+        for props in self.plane_props.values() {
+            request.hide(props);
+        }
+        if let (Some(_), Some(writeback)) = (&self.head, &self.writeback_connector) {
+            request.route(writeback, None);
+        }
+        request
     }
 
     fn off_request(&self) -> AtomicRequest {

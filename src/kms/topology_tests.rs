@@ -101,20 +101,37 @@ fn encoders_that_do_not_clone_leave_a_capture_only_screen() {
     let mut snapshot = vkms(1);
     snapshot.connectors[0].encoders[0].possible_clones = bit(0);
     let preferences = Preferences {
-        capture_only: true,
+        capture_only: vec![id(101)],
         ..Default::default()
     };
     let result = assign(&snapshot, &preferences);
-    assert!(matches!(
-        result.heads[0].writeback,
-        WritebackClass::WritebackOnly { .. }
-    ));
+    assert_eq!(result.heads[0].writeback.connector(), None);
     // The only CRTC is taken by the screen.
     assert!(result.capture_only.is_empty());
+    assert_eq!(result.unassigned[0].connector, id(101));
     snapshot.connectors[0].connected = false;
     let result = assign(&snapshot, &preferences);
     assert!(result.heads.is_empty());
     assert_eq!(result.capture_only[0].crtc, id(1));
+}
+
+#[test]
+fn a_writeback_connector_that_is_a_screen_serves_no_other() {
+    let mut snapshot = vkms(2);
+    snapshot.connectors[2].connected = false;
+    // Every encoder may be cloned with every other, on each CRTC.
+    for encoder in snapshot.connectors.iter_mut().flat_map(|c| &mut c.encoders) {
+        (encoder.possible_crtcs, encoder.possible_clones) = (0b11, 0b1111);
+    }
+    let preferences = Preferences {
+        capture_only: vec![id(101)],
+        ..Default::default()
+    };
+    let result = assign(&snapshot, &preferences);
+    assert_eq!(result.heads[0].writeback.connector(), Some(id(103)));
+    assert_eq!(result.capture_only[0].connector, id(101));
+    assert_ne!(result.capture_only[0].crtc, result.heads[0].crtc);
+    assert_eq!(result.pairs().len(), 2);
 }
 
 #[test]
@@ -259,9 +276,11 @@ fn verify_invariants(snapshot: &Snapshot, preferences: &Preferences, result: &As
         "a connector twice"
     );
     let connected = snapshot.heads().filter(|head| head.connected).count();
+    let own = |c: &&Connector| preferences.capture_only.contains(&c.id);
+    let wanted = connected + snapshot.writebacks().filter(own).count();
     assert_eq!(
-        result.heads.len() + result.unassigned.len(),
-        connected,
+        result.heads.len() + result.capture_only.len() + result.unassigned.len(),
+        wanted,
         "a screen forgotten"
     );
 }
@@ -272,6 +291,8 @@ proptest! {
         snapshot in any_snapshot(), foreign in 0usize..12, capture_only in any::<bool>(),
     ) {
         let foreign_planes = vec![id(200 + foreign)];
+        let all = snapshot.writebacks().map(|writeback| writeback.id);
+        let capture_only = all.filter(|_| capture_only).collect();
         let preferences = Preferences { foreign_planes, capture_only, ..Default::default() };
         verify_invariants(&snapshot, &preferences, &assign(&snapshot, &preferences));
     }

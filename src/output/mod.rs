@@ -18,6 +18,7 @@ mod ring;
 mod scanout;
 mod schedule;
 mod screen;
+mod shared;
 mod slot_contents;
 
 use smithay::{

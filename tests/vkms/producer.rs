@@ -23,7 +23,7 @@ fn four_sessions(
         let mut film = Film::begin(&stage, None, 1);
         let mut others = Cameras::open_view(&stage, None, false);
         scene(&stage, &mut film, &mut others);
-        others.assert_true(&film.window);
+        others.assert_true(&mut [&mut film.window]);
         let (_, cameras) = film.cut();
         for cameras in [&cameras, &others] {
             assert!(cameras.cancelled.is_empty() && cameras.failed.is_empty());
