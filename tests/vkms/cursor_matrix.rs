@@ -52,10 +52,10 @@ impl View {
         frame.unwrap().frame().picture()
     }
 
-    /// Keeps a copy request under way, and follows the changes until the buffer shows `expected`.
+    /// Waits for the request that is under way, if any, and follows the changes until the buffer shows `expected`.
     #[track_caller]
     fn copy_until(&mut self, expected: &Picture, what: &str) {
-        while picture_of(&self.buffer).difference(expected).is_some() {
+        while self.pending.is_some() || picture_of(&self.buffer).difference(expected).is_some() {
             self.ask();
             let pending = self.pending.take().unwrap();
             match pending.wait_end(&mut self.client, SECOND * 10) {
@@ -223,7 +223,6 @@ fn with_gles_both_views_are_rendered() {
 /// The connector alone cannot leave the cursor out: such sessions wait, and go on when the cursor is gone.
 fn writeback_alone(lines: &'static str) {
     machine::boot(Machine::default(), move |guest| {
-        let mut mouse = Mouse::new();
         let writeback = format!("{lines}[capture]\nproducer = \"writeback\"\n");
         let stage = with(&writeback).start(guest);
         let (mut client, mut painter) = stage.painter();
@@ -233,9 +232,21 @@ fn writeback_alone(lines: &'static str) {
         // No pointer yet: one frame is for both.
         without.export().assert_same(&plain, "without, no pointer");
         with.export().assert_same(&plain, "with, no pointer");
+        without.copy_until(&plain, "copy without, no pointer");
+        let mut mouse = Mouse::new();
         for place in PLACES {
             point(&mut mouse, &mut with, &plain, place);
         }
+        // The last frame from before the pointer came is still for both.
+        let frame = without
+            .exporter
+            .request(&mut without.client, &without.output, false);
+        let before = frame.unwrap();
+        without.client.roundtrip().unwrap();
+        if before.is_ready() {
+            before.picture().assert_same(&plain, "before the pointer");
+        }
+        drop(before);
         let waiting = without
             .exporter
             .request(&mut without.client, &without.output, false)
