@@ -172,24 +172,34 @@ fn animate(
     (shown, taken, summary)
 }
 
-const LARGE: &str = "[[output]]\nconnector = \"*\"\nmode = \"1024x768\"\n";
-
-/// vkms needs about 27 ms for a picture of that size, and the screen refreshes each 16.7 ms: each job is overtaken unless
-/// the display waits longer now and then.
+/// Every fence comes 50 ms after its commit: each job is overtaken, unless the display waits longer now and then.
 #[test]
 fn captures_of_hardware_slower_than_the_screen_go_on_while_an_application_animates() {
     machine::boot(Machine::default(), |guest| {
-        let setup = Setup::default().config(LARGE);
-        let (_, taken, summary) = animate(setup, guest, 120);
+        let setup = Setup::default().with("[capture]\nproducer = \"writeback\"");
+        let setup = setup.faults("fence:1..1000000=late50");
+        let (shown, taken, summary) = animate(setup, guest, 150);
         assert_eq!(summary.get("lost"), 0);
         assert_eq!(summary.get("modesets"), 1);
-        // One job in four has its time, and a job takes three or four pictures.
-        assert!(taken >= 6, "only {taken} frames");
+        assert!(taken >= 6, "only {taken} frames of {shown} pictures");
         let (jobs, patient) = (summary.get("jobs"), summary.get("patient"));
+        assert!(patient >= 3, "{patient} of {jobs} jobs");
         assert!(
             patient * 4 <= jobs,
             "{patient} of {jobs} jobs held the display"
         );
+    });
+}
+
+/// vkms itself, which needs longer than a refresh for a picture of that size; how much longer is the machine's affair.
+#[test]
+fn a_screen_too_large_for_the_hardware_shows_no_false_frame() {
+    machine::boot(Machine::default(), |guest| {
+        let large =
+            "[[output]]\nconnector = \"*\"\nmode = \"1024x768\"\nproducer = \"writeback\"\n";
+        let (_, taken, summary) = animate(Setup::default().config(large), guest, 120);
+        assert_eq!(summary.get("modesets"), 1);
+        assert!(taken >= 6, "only {taken} frames");
     });
 }
 
@@ -199,17 +209,6 @@ fn hardware_that_is_fast_enough_is_given_no_more_time() {
         let (shown, taken, summary) = animate(Setup::default(), guest, 120);
         assert!(taken * 2 >= shown, "{taken} of {shown}");
         assert!(summary.get("patient") * 20 <= summary.get("jobs"));
-        assert_eq!(summary.get("lost"), 0);
-    });
-}
-
-/// Without patience. (Whether a frame comes through depends on the machine's pace; what must not be is a false one.)
-#[test]
-fn without_patience_no_job_holds_the_display_longer_than_a_refresh() {
-    machine::boot(Machine::default(), |guest| {
-        let setup = Setup::default().config(LARGE);
-        let setup = setup.with("[capture]\nhold_refreshes = 1");
-        let (_, _, summary) = animate(setup, guest, 60);
         assert_eq!(summary.get("lost"), 0);
     });
 }
