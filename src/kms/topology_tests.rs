@@ -116,6 +116,40 @@ fn encoders_that_do_not_clone_leave_a_capture_only_screen() {
 }
 
 #[test]
+fn foreign_planes_are_named_by_id_or_by_position_and_nobody_gets_them() {
+    use crate::{config::PlaneName, kms::foreign::resolve};
+    let mut snapshot = vkms(2);
+    let extra = snapshot.planes.len();
+    snapshot
+        .planes
+        .push(plane(extra, PlaneKind::Overlay, bit(1)));
+    let mut preferences = Preferences::default();
+    let wishes = [
+        (id(100), vec![PlaneName::Overlay(0), PlaneName::Id(999)]),
+        (id(102), vec![PlaneName::Overlay(1), PlaneName::Overlay(2)]),
+    ];
+    let outputs = resolve(&snapshot, &mut preferences, &wishes);
+    let overlay_of_first = snapshot.planes[2].id;
+    assert_eq!(outputs[0].planes, [overlay_of_first]);
+    assert_eq!(outputs[0].unknown, [PlaneName::Id(999)]);
+    assert_eq!(outputs[1].planes, [snapshot.planes[extra].id]);
+    assert_eq!(outputs[1].unknown, [PlaneName::Overlay(2)]);
+    assert_eq!(preferences.foreign_planes.len(), 2);
+    let result = assign(&snapshot, &preferences);
+    assert!(result.heads[0].planes.overlays.is_empty());
+    assert_eq!(result.heads[1].planes.overlays, [snapshot.planes[5].id]);
+    // A plane that is named by its id is foreign to all, whoever names it.
+    let mut preferences = Preferences::default();
+    let by_id = PlaneName::Id(u32::from(snapshot.planes[5].id));
+    resolve(&snapshot, &mut preferences, &[(id(100), vec![by_id])]);
+    let result = assign(&snapshot, &preferences);
+    assert!(!result.heads[1]
+        .planes
+        .overlays
+        .contains(&snapshot.planes[5].id));
+}
+
+#[test]
 fn a_writeback_connector_that_is_a_screen_serves_no_other() {
     let mut snapshot = vkms(2);
     snapshot.connectors[2].connected = false;

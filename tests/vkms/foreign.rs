@@ -231,3 +231,81 @@ fn a_foreign_plane_stays_on_the_screen_when_vitrine_leaves() {
         other.process.wait_exit(SECOND * 10);
     });
 }
+
+/// The same without a compositor: whatever happens to the CRTC, a plane on it that is not ours stays as it is.
+#[test]
+fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
+    use vitrine::{
+        kms::{
+            assign, Access, Device, FaultPlan, FrameState, Pipeline, PlaneUpdate, Preferences,
+            RingBuffer,
+        },
+        time::Time,
+    };
+    machine::boot(machine().services(false), |guest| {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(guest.card())
+            .unwrap();
+        let fd = smithay::backend::drm::DrmDeviceFd::new(std::os::fd::OwnedFd::from(file).into());
+        let device = Device::new(fd, FaultPlan::default()).unwrap();
+        let gbm = smithay::backend::allocator::gbm::GbmDevice::new(device.fd().clone()).unwrap();
+        let buffer = |w, h| {
+            let fourcc = drm_fourcc::DrmFourcc::Xrgb8888;
+            RingBuffer::allocate(&gbm, w, h, fourcc, Access::ReadWrite).unwrap()
+        };
+        let whole = |buffer: &RingBuffer, at| PlaneUpdate::whole(buffer.framebuffer().clone(), at);
+        let snapshot = device.snapshot(true).unwrap();
+        let mode = |size: (u16, u16)| {
+            let mut modes = snapshot
+                .connectors
+                .iter()
+                .flat_map(|connector| &connector.modes);
+            *modes.find(|mode| mode.size() == size).unwrap()
+        };
+
+        // Somebody shows something on the first overlay plane.
+        let mine = assign(&snapshot, &Preferences::default());
+        let overlay = mine.heads[0].planes.overlays[0];
+        let mut first = Pipeline::for_head(&device, &mine.heads[0], &[]).unwrap();
+        let (small, other) = (buffer(640, 480), buffer(64, 64));
+        let mut frame = FrameState::primary(whole(&small, (0, 0)));
+        frame.overlays.push((overlay, whole(&other, (10, 10))));
+        first
+            .modeset(mode((640, 480)), &frame, Time::now())
+            .unwrap();
+        let shown = || {
+            let plane = device.fd().get_plane(overlay).unwrap();
+            (plane.crtc(), plane.framebuffer())
+        };
+        let before = shown();
+        assert!(before.1.is_some());
+
+        // We start, with another mode, and reset everything, and leave.
+        let preferences = Preferences {
+            foreign_planes: vec![overlay],
+            ..Default::default()
+        };
+        let snapshot = device.snapshot(true).unwrap();
+        let ours = assign(&snapshot, &preferences);
+        assert!(ours.heads[0].planes.all().all(|plane| plane != overlay));
+        let foreign = &preferences.foreign_planes;
+        let mut second = Pipeline::for_head(&device, &ours.heads[0], foreign).unwrap();
+        let large = buffer(800, 600);
+        let frame = FrameState::primary(whole(&large, (0, 0)));
+        second
+            .modeset(mode((800, 600)), &frame, Time::now())
+            .unwrap();
+        assert_eq!(shown(), before, "at the modeset");
+        second.disable().unwrap();
+        assert_eq!(shown(), before, "when all is reset");
+        second
+            .modeset(mode((800, 600)), &frame, Time::now())
+            .unwrap();
+        drop(second);
+        assert_eq!(shown(), before, "at exit");
+        // What was on the screen before us is there again, so there is nothing more to be given back.
+        std::mem::forget(first);
+    });
+}

@@ -11,6 +11,7 @@ mod copy;
 mod damage;
 mod liveness;
 mod model;
+mod motion;
 mod ring;
 mod rules;
 
