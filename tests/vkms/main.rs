@@ -38,6 +38,7 @@ mod programs;
 mod screen;
 mod session;
 mod sharing;
+mod sink;
 mod stage;
 mod stock;
 mod streaming;
