@@ -4,19 +4,23 @@
 //! The state is complete without any hardware: screens are added when a device is there, so protocol tests run the
 //! same state without a kernel.
 
+mod access;
 mod app;
 mod capture;
 mod clients;
+mod control;
 mod device;
 mod frames;
 mod handlers;
 mod input;
 mod leases;
+mod peer;
 mod seat;
 mod sinks;
+mod sockets;
 mod windows;
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use anyhow::Context;
 use smithay::{
@@ -50,6 +54,7 @@ use crate::{
     input::{surfaces_changed, Input},
     kms::JobId,
     output::Copier,
+    policy::Origin,
     protocols::{CaptureProtocols, LoopTask},
     render::Renderer,
     shell::Shell,
@@ -92,6 +97,9 @@ pub struct Vitrine {
     pub captures: HashMap<Output, OutputCapture>,
     /// The application that this session exists for.
     pub app: Option<crate::apps::App>,
+    /// The configuration that the command line named.
+    config_file: Option<std::path::PathBuf>,
+    access: access::Access,
     globals: Globals,
     seat_state: SeatState<Vitrine>,
     capture_protocols: CaptureProtocols,
@@ -106,6 +114,8 @@ pub struct Vitrine {
     alarm: Option<(Time, RegistrationToken)>,
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
+    /// The control socket, and what is written in the background.
+    control: control::Control,
 }
 
 /// Smithay's protocol states; each keeps its globals alive.
@@ -162,7 +172,9 @@ impl Vitrine {
         let globals = Globals::new(&display_handle);
         let mut seat_state = SeatState::new();
         let seat = seat_state.new_wl_seat(&display_handle, config.seat.name.clone());
-        let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle, |_| true);
+        let mut access = access::Access::new(config.access.clone(), &display_handle);
+        let capture_protocols =
+            CaptureProtocols::new::<Vitrine>(&display_handle, access.capture_filter());
         let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
         insert_tasks(&event_loop, task_source)?;
         insert_display(&event_loop, display)?;
@@ -180,6 +192,8 @@ impl Vitrine {
             backend: None,
             app: None,
             exit_code: None,
+            config_file: None,
+            access,
             globals,
             seat_state,
             capture_protocols,
@@ -192,6 +206,7 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             fences: HashMap::new(),
+            control: control::Control::default(),
             config,
             display: display_handle,
             event_loop,
@@ -210,18 +225,8 @@ impl Vitrine {
         }
         .map_err(|error| no_socket(name, &error))?;
         let name = socket.socket_name().to_string_lossy().into_owned();
-        self.event_loop
-            .insert_source(socket, |stream, _, state| state.add_client(stream))
-            .map_err(|error| anyhow::anyhow!("cannot watch the Wayland socket: {error}"))?;
+        self.watch_socket(socket, Origin::Public)?;
         Ok(name)
-    }
-
-    /// Takes a new client's connection.
-    pub fn add_client(&mut self, stream: std::os::unix::net::UnixStream) {
-        let data = Arc::new(ClientState::default());
-        if let Err(error) = self.display.insert_client(stream, data) {
-            tracing::warn!(target: "vitrine::compositor", %error, "a client could not be accepted");
-        }
     }
 
     /// Housekeeping after each turn of the event loop: places, focus, what is due, and the clients' events.

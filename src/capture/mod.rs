@@ -15,8 +15,10 @@
 pub mod copy;
 mod damage;
 mod frame;
+mod history;
 mod ids;
 mod jobs;
+mod latency;
 pub mod lease;
 mod motion;
 mod output_capture;
@@ -35,6 +37,7 @@ pub use self::{
     frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
     ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId},
     jobs::Completion,
+    latency::{Latencies, BOUNDS_MICROS},
     lease::Lease,
     motion::Motion,
     output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},

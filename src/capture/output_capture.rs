@@ -21,6 +21,7 @@ use crate::{
     capture::{
         damage::DamageSet,
         frame::{FrameFormat, FrameInfo, SlotMemory},
+        history::History,
         ids::{ClientId, FrameSeq, RequestId, SessionId, SlotId},
         jobs::Job,
         lease::{Lease, ReleaseQueue},
@@ -48,11 +49,18 @@ pub struct CaptureConfig {
     pub hold_deadline: Duration,
     /// So many refreshes does a slot rest after its release by a client that reads it itself.
     pub grace_refreshes: u32,
+    /// Frames that are kept for a look back, in as many slots more.
+    pub history: usize,
 }
 
 impl CaptureConfig {
     /// The least number of buffers with which one client's frame never keeps the next one from being captured.
     pub const MIN_SLOTS: usize = 3;
+
+    /// Buffers that the output needs in all.
+    pub const fn slots(&self) -> usize {
+        self.ring_slots + self.history
+    }
 }
 
 impl Default for CaptureConfig {
@@ -62,6 +70,7 @@ impl Default for CaptureConfig {
             quota: 2,
             hold_deadline: Duration::from_secs(1),
             grace_refreshes: 2,
+            history: 0,
         }
     }
 }
@@ -184,6 +193,7 @@ pub struct OutputCapture {
     pub(crate) next_request: u64,
     /// Somebody waits for a slot, so that the end of a grace is worth waking up for.
     pub(crate) blocked: bool,
+    pub(crate) history: Option<History>,
     polled: Time,
 }
 
@@ -195,7 +205,7 @@ impl OutputCapture {
         refresh: Duration,
         waker: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
-        Self {
+        let mut capture = Self {
             config,
             motion: Motion::default(),
             refresh,
@@ -214,8 +224,11 @@ impl OutputCapture {
             next_session: 0,
             next_request: 0,
             blocked: false,
+            history: None,
             polled: Time::default(),
-        }
+        };
+        capture.start_history();
+        capture
     }
 
     /// The limits.
@@ -260,6 +273,9 @@ impl OutputCapture {
     }
 
     fn start_generation(&mut self, format: Option<FrameFormat>, size: u16, now: Time) {
+        if let Some(history) = self.history.as_mut() {
+            history.clear();
+        }
         self.take_releases(now);
         self.ring.reset(size, now);
         self.format = format;
@@ -311,6 +327,7 @@ impl OutputCapture {
         self.settle(now);
         self.note_overdue(now);
         let mut events = self.deliver(now);
+        self.keep_history(&mut events, now);
         let starving = self.demand_of_waiters(now) == Demand::Now;
         self.blocked = starving && !self.ring.has_room();
         if starving && !self.ring.will_have_room() {
@@ -354,7 +371,11 @@ impl OutputCapture {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let in_quarantine =
             |(_, state): &(SlotId, SlotState)| matches!(state, SlotState::Quarantined(_));
-        let clients = self.clients.iter().map(|(id, client)| {
+        let clients = self
+            .clients
+            .iter()
+            .filter(|(id, _)| **id != ClientId::HOUSE);
+        let clients = clients.map(|(id, client)| {
             let held = count(self.ring.held_by(*id));
             (
                 *id,
@@ -498,6 +519,8 @@ impl OutputCapture {
 fn limits(config: CaptureConfig, refresh: Duration) -> Limits {
     Limits {
         quota: config.quota.max(1),
+        // It has the next one before it lets the oldest go.
+        house_quota: config.history + 1,
         hold_deadline: config.hold_deadline,
         grace: refresh.saturating_mul(config.grace_refreshes),
     }

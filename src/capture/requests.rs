@@ -61,6 +61,12 @@ impl OutputCapture {
         }
     }
 
+    /// Whether a client looks at this output now. The history is no client.
+    pub fn has_sessions(&self) -> bool {
+        let mut sessions = self.sessions.values();
+        sessions.any(|session| session.client != ClientId::HOUSE)
+    }
+
     /// Closes all sessions of a client, for instance because it died.
     pub fn close_client(&mut self, client: ClientId) {
         let of_client = self
@@ -125,6 +131,16 @@ impl OutputCapture {
         if let Some(client) = session.and_then(|session| self.clients.get_mut(&session.client)) {
             client.stats.copies += 1;
             client.stats.copied_bytes += report.bytes;
+        }
+    }
+
+    /// The client of this session was told that a frame, presented then, is ready. Only counts.
+    pub fn record_ready(&mut self, session: SessionId, presented: Time, now: Time) {
+        let latency = now.saturating_since(presented);
+        self.stats.ready.add(latency);
+        let session = self.sessions.get(&session);
+        if let Some(client) = session.and_then(|session| self.clients.get_mut(&session.client)) {
+            client.stats.ready.add(latency);
         }
     }
 

@@ -102,6 +102,8 @@ struct Slot {
 pub struct Limits {
     /// Frames that a client may hold at once.
     pub quota: usize,
+    /// The same for the compositor's own history, which is never late.
+    pub house_quota: usize,
     /// A client that holds a frame longer gets no new one, and may lose it.
     pub hold_deadline: Duration,
     /// How long a slot rests after its release by an export session.
@@ -450,7 +452,11 @@ impl Ring {
             return;
         }
         for slot in self.slots.iter_mut().filter(|slot| slot.id == newest) {
-            for held in &mut slot.leases {
+            let mut leases = slot.leases.iter_mut();
+            for held in leases
+                .by_ref()
+                .filter(|held| held.holder.client != ClientId::HOUSE)
+            {
                 held.since.get_or_insert(now);
             }
         }

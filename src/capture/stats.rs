@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::capture::{ids::ClientId, output_capture::Skip};
+use crate::capture::{ids::ClientId, latency::Latencies, output_capture::Skip};
 
 /// What happened on one output.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct CaptureStats {
     pub copied_bytes: u64,
     /// Frames that were taken back from a client.
     pub voids: u64,
+    /// From the flip to "ready", over all clients.
+    pub ready: Latencies,
     /// The clients with a session or a lease now.
     pub clients: BTreeMap<ClientId, ClientStats>,
 }
@@ -108,4 +110,6 @@ pub struct ClientStats {
     pub voids: u64,
     /// Requests that were refused because too many waited already.
     pub refused: u64,
+    /// From the flip to "ready".
+    pub ready: Latencies,
 }

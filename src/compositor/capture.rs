@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use smithay::output::Output;
+use smithay::{
+    output::Output,
+    reexports::wayland_server::{Client, DisplayHandle},
+};
 
-use super::Vitrine;
+use super::{ClientState, Vitrine};
 use crate::{
     capture::{CaptureConfig, CopyPool, OutputCapture},
     config::DmabufTargets,
+    policy::Peer,
     protocols::{self, CaptureHandler, CaptureProtocols, LoopSender},
     time::Time,
 };
@@ -42,6 +46,17 @@ impl CaptureHandler for Vitrine {
             DmabufTargets::On => render.or(Some(backend.dev_id())),
         }
     }
+
+    fn may_capture(&self, client: &Client) -> bool {
+        client
+            .get_data::<ClientState>()
+            .is_some_and(ClientState::may_capture)
+    }
+
+    fn peer(&self, _display: &DisplayHandle, client: &Client) -> Peer {
+        let data = client.get_data::<ClientState>();
+        data.map(|data| data.peer.clone()).unwrap_or_default()
+    }
 }
 
 impl Vitrine {
@@ -52,6 +67,7 @@ impl Vitrine {
             quota: section.quota,
             hold_deadline: section.hold_deadline,
             grace_refreshes: section.grace_refreshes,
+            history: section.history,
         }
     }
 

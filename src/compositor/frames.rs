@@ -75,6 +75,7 @@ impl Vitrine {
                     renderer: &mut self.renderer,
                     capture,
                     pointer: pointer.as_ref(),
+                    indicator: self.config.capture.indicator,
                 };
                 let step = screen.step(&mut context);
                 fences.extend(step.fence);

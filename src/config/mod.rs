@@ -3,6 +3,7 @@
 //! This room knows no device, no Wayland and no event loop: text goes in, a [`Config`] comes out. Higher rooms read the
 //! plain data below. Every key stands in [`schema`]; the reader refuses a key that does not.
 
+mod access;
 mod error;
 mod read;
 mod reader;
@@ -16,11 +17,14 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::values::wildcard_match;
 pub use self::{
+    access::{AccessAction, AccessDefault, AccessRule, AccessSection, AccessSocket, Privilege},
     error::{ConfigError, Problem},
     values::{
-        AccelProfile, DeviceChoice, DmabufTargets, KeyboardRepeat, LogTarget, ModeRule, MotionRule,
-        OutputMode, PacingRule, PlaneName, ProducerChoice, RendererChoice, SinkRule, TransformRule,
+        AccelProfile, DeviceChoice, DmabufTargets, Indicator, KeyboardRepeat, LogTarget, ModeRule,
+        MotionRule, OutputMode, PacingRule, PlaneName, ProducerChoice, RendererChoice, SinkRule,
+        TransformRule,
     },
 };
 
@@ -33,6 +37,8 @@ pub struct Config {
     pub renderer: RendererChoice,
     /// How the screen is captured.
     pub capture: CaptureSection,
+    /// Who may capture it.
+    pub access: AccessSection,
     /// Rules for outputs, in the order of the file. Which one applies: see [`Config::output`].
     pub outputs: Vec<OutputRule>,
     /// Keyboards, pointers and touch screens.
@@ -45,6 +51,8 @@ pub struct Config {
     pub log: LogSection,
     /// The application to run.
     pub app: AppSection,
+    /// Where the counters are written.
+    pub metrics: MetricsSection,
 }
 
 /// `[capture]`
@@ -75,6 +83,12 @@ pub struct CaptureSection {
     pub hold_refreshes: u32,
     /// When a frame is captured.
     pub motion: MotionRule,
+    /// Frames that are kept for a look back (0 to 16).
+    pub history: usize,
+    /// Where they are written; `None`: the state folder.
+    pub history_dir: Option<PathBuf>,
+    /// Whether the screen shows that it is captured.
+    pub indicator: Indicator,
 }
 
 impl Default for CaptureSection {
@@ -92,6 +106,9 @@ impl Default for CaptureSection {
             pipelined_unlisted: false,
             hold_refreshes: 4,
             motion: MotionRule::Damage,
+            history: 0,
+            history_dir: None,
+            indicator: Indicator::Off,
         }
     }
 }
@@ -278,6 +295,24 @@ impl Default for LogSection {
 pub struct AppSection {
     /// Program and arguments; empty: none. `vitrine -- app args` replaces it.
     pub command: Vec<String>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsSection {
+    /// The file; `None`: none is written.
+    pub file: Option<PathBuf>,
+    /// How often.
+    pub interval: Duration,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self {
+            file: None,
+            interval: Duration::from_secs(15),
+        }
+    }
 }
 
 impl Config {

@@ -55,6 +55,7 @@ const PACING: &str = "\"safe\", \"every_nth\" or \"pipelined\"";
 const PACING_OR_AUTO: &str = "\"auto\", \"safe\", \"every_nth\" or \"pipelined\"";
 const MOTION: &str = "\"damage\" or \"full\"";
 const MOTION_OR_AUTO: &str = "\"auto\", \"damage\" or \"full\"";
+const SANDBOX_NAME: &str = "text that is not empty, \"*\" standing for any characters";
 const XKB_NAME: &str = "text; \"\" for the system's default";
 
 /// Above the first table header.
@@ -67,7 +68,9 @@ pub const TOP: Section = Section {
         ),
         key("renderer", "\"auto\", \"pixman\" or \"gles\""),
     ],
-    tables: &["capture", "output", "input", "cursor", "seat", "log", "app"],
+    tables: &[
+        "capture", "access", "output", "input", "cursor", "seat", "log", "app", "metrics",
+    ],
 };
 
 /// `[capture]`
@@ -89,6 +92,41 @@ pub const CAPTURE: Section = Section {
         key("pipelined_unlisted", BOOLEAN),
         key("hold_refreshes", "a whole number from 1 to 8"),
         key("motion", MOTION),
+        key("history", "a whole number from 0 to 16"),
+        key("history_dir", "\"auto\" or an absolute path"),
+        key("indicator", "\"off\" or \"mark\""),
+    ],
+    tables: &[],
+};
+
+/// `[access]`
+pub const ACCESS: Section = Section {
+    header: "[access]",
+    keys: &[
+        key("default", "\"same-user\", \"allow\" or \"deny\""),
+        key(
+            "privileged_socket",
+            "\"\" for none, or a file name such as \"wayland-privileged\"",
+        ),
+    ],
+    tables: &["rule"],
+};
+
+/// `[[access.rule]]`
+pub const ACCESS_RULE: Section = Section {
+    header: "[[access.rule]]",
+    keys: &[
+        key("action", "\"allow\" or \"deny\"; required"),
+        key("globals", "a list of \"capture\""),
+        key(
+            "executable",
+            "an absolute path such as \"/usr/bin/grim\", \"*\" standing for any characters",
+        ),
+        key("uid", "a whole number from 0 to 4294967294"),
+        key("socket", "\"any\", \"public\" or \"sandbox\""),
+        key("sandbox_engine", SANDBOX_NAME),
+        key("app_id", SANDBOX_NAME),
+        key("instance_id", SANDBOX_NAME),
     ],
     tables: &[],
 };
@@ -220,7 +258,30 @@ pub const APP: Section = Section {
     tables: &[],
 };
 
+/// `[metrics]`
+pub const METRICS: Section = Section {
+    header: "[metrics]",
+    keys: &[
+        key("file", "\"off\" or an absolute path that ends in \".prom\""),
+        key("interval_s", "a whole number from 1 to 3600"),
+    ],
+    tables: &[],
+};
+
 /// All sections.
 pub const SECTIONS: &[Section] = &[
-    TOP, CAPTURE, OUTPUT, INPUT, KEYBOARD, POINTER, TOUCH, CURSOR, SEAT, LOG, APP,
+    TOP,
+    CAPTURE,
+    ACCESS,
+    ACCESS_RULE,
+    OUTPUT,
+    INPUT,
+    KEYBOARD,
+    POINTER,
+    TOUCH,
+    CURSOR,
+    SEAT,
+    LOG,
+    APP,
+    METRICS,
 ];

@@ -241,6 +241,16 @@ impl From<TransformRule> for smithay::utils::Transform {
     }
 }
 
+/// `capture.indicator`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Indicator {
+    /// Nothing on the screen tells of a capture.
+    #[default]
+    Off,
+    /// A small mark in the corner of each screen that somebody captures.
+    Mark,
+}
+
 /// `input.keyboard.repeat_*`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyboardRepeat {
@@ -281,7 +291,7 @@ pub enum LogTarget {
 }
 
 /// Whether `pattern` describes the whole of `text`; `*` stands for any run of characters.
-pub(super) fn wildcard_match(pattern: &str, text: &str) -> bool {
+pub(crate) fn wildcard_match(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
         return pattern == text;
     };

@@ -20,7 +20,7 @@ use crate::{
     capture::{OutputCapture, PerView},
     config::ProducerChoice,
     kms::{self, modeset::refresh_of, topology::Sink, FrameState},
-    render::{Scene, SceneDamage, SlotDamage, Target},
+    render::{Mark, Scene, SceneDamage, SlotDamage, Target},
     time::Time,
 };
 
@@ -109,6 +109,8 @@ impl Screen {
             buffers,
             chain: Chain::default(),
             scene: SceneDamage::new(&output),
+            mark: Mark::default(),
+            marked: false,
             cursor,
             capture_buffers: None,
             no_writeback: None,
@@ -219,6 +221,18 @@ impl Screen {
         }
     }
 
+    /// Gives the output another ring of fresh memory. Nothing that is shown from the next job on is written into the old one;
+    /// the job in flight still is, and shows what was on the screen before.
+    pub fn renew_ring(&mut self, capture: &mut OutputCapture, now: Time) {
+        if self.capture_buffers.take().is_none() {
+            // None was made yet, or there was no memory for one.
+            return;
+        }
+        capture.clear_buffers(now);
+        self.slot_contents = SlotContents::default();
+        self.ensure_ring(capture, now);
+    }
+
     fn draw_first(&mut self, context: &mut StepContext<'_>) -> Option<usize> {
         self.redraw_all();
         let (chain, buffers) = (&self.chain, &mut self.buffers);
@@ -226,6 +240,7 @@ impl Screen {
             shell: context.shell,
             output: &self.output,
             cursor: None,
+            mark: self.marked.then_some(&self.mark),
         };
         let mut used = None;
         let drawn = context.renderer.draw(&scene, &mut self.scene, || {

@@ -14,6 +14,7 @@ mod pointer;
 mod produce;
 mod producer;
 mod render_jobs;
+mod report;
 mod ring;
 mod scanout;
 mod schedule;
@@ -29,6 +30,7 @@ use smithay::{
 
 use crate::{
     capture::OutputCapture,
+    config::Indicator,
     kms::{Fence, JobId},
     render::Renderer,
     shell::Shell,
@@ -37,6 +39,7 @@ use crate::{
 
 pub use copier::{Copier, Filled, Order};
 pub use describe::describe;
+pub use report::ScreenReport;
 pub use screen::{Screen, ScreenError, ScreenSetup};
 
 /// The pointer, in the logical coordinates of all screens.
@@ -61,6 +64,8 @@ pub struct StepContext<'a> {
     pub capture: &'a mut OutputCapture,
     /// The pointer, if it is visible.
     pub pointer: Option<&'a Pointer>,
+    /// Whether a captured screen shows that it is.
+    pub indicator: Indicator,
 }
 
 /// A fence that the event loop is to watch.

@@ -76,7 +76,7 @@ impl Screen {
         }
     }
 
-    fn decisions(&self) -> PerView<Decision> {
+    pub(super) fn decisions(&self) -> PerView<Decision> {
         let facts = self.facts();
         PerView::new(|view| decide(view, facts))
     }
@@ -369,6 +369,7 @@ impl Screen {
             shell: context.shell,
             output: &self.output,
             cursor: sprite.as_ref(),
+            mark: self.marked.then_some(&self.mark),
         };
         let damage = self.slot_damage.get_mut(view);
         let age = self.slot_contents.age(slot, view, damage.frames());

@@ -78,7 +78,7 @@ impl CaptureBuffers {
         now: Time,
     ) -> Result<Self, CaptureBuffersError> {
         let mut buffers = Vec::new();
-        for _ in 0..capture.config().ring_slots {
+        for _ in 0..capture.config().slots() {
             buffers.push(RingBuffer::allocate(
                 gbm,
                 width,

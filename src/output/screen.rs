@@ -33,10 +33,10 @@ use super::{
 };
 use crate::{
     capture::{self, PerView},
-    config::ProducerChoice,
+    config::{Indicator, ProducerChoice},
     geometry::Rect,
     kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate},
-    render::{Drawn, Scene, SceneDamage, SlotDamage, Target},
+    render::{Drawn, Mark, Scene, SceneDamage, SlotDamage, Target},
     time::Time,
 };
 
@@ -67,6 +67,9 @@ pub struct Screen {
     pub(super) buffers: Vec<ScanoutBuffer>,
     pub(super) chain: Chain,
     pub(super) scene: SceneDamage,
+    /// Shown while `marked`: somebody captures this screen, and the operator wants the user to see that.
+    pub(super) mark: Mark,
+    pub(super) marked: bool,
     pub(super) cursor: Option<CursorPlane>,
     pub(super) capture_buffers: Option<CaptureBuffers>,
     /// Why no job is possible on this screen, once that was found out.
@@ -164,6 +167,7 @@ impl Screen {
             return step;
         }
         self.tick(context, &mut step);
+        self.place_mark(context);
         self.send_due_callbacks(context);
         if self.pipeline.state() == kms::pipeline::State::Off {
             self.bring_up(context, &mut step);
@@ -286,6 +290,7 @@ impl Screen {
             shell: context.shell,
             output: &self.output,
             cursor: sprite.as_ref(),
+            mark: self.marked.then_some(&self.mark),
         };
         let (chain, buffers) = (&self.chain, &mut self.buffers);
         let mut used = None;
@@ -309,6 +314,15 @@ impl Screen {
                 self.retry_at = Some(context.now + self.refresh * RETRY_REFRESHES);
                 None
             }
+        }
+    }
+
+    /// The mark comes with the first session and goes with the last.
+    fn place_mark(&mut self, context: &StepContext<'_>) {
+        let marked = context.indicator == Indicator::Mark && context.capture.has_sessions();
+        if marked != self.marked {
+            self.marked = marked;
+            self.scene_dirty = true;
         }
     }
 

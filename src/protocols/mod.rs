@@ -9,6 +9,7 @@
 //! after each `OutputCapture::poll`, [`output_changed`] after a change of mode or format, [`output_gone`] when a
 //! screen goes away.
 
+mod audit;
 mod clients;
 mod shm_guard;
 mod surface_guard;
@@ -25,6 +26,7 @@ use wayland_server::{backend::GlobalId, Client, DisplayHandle, GlobalDispatch};
 
 use crate::{
     capture::{CaptureEvent, CopyPool, FrameFormat, OutputCapture},
+    policy::Peer,
     time::Time,
 };
 
@@ -65,6 +67,15 @@ pub trait CaptureHandler: Sized + 'static {
     ///
     /// `None` announces wl_shm targets only: one client in the field panics on a primary node.
     fn dmabuf_device(&self) -> Option<u64>;
+
+    /// Whether the client has the right to capture now. Asked whenever a capture begins: a client that lost the right may
+    /// still have objects from before.
+    fn may_capture(&self, client: &Client) -> bool;
+
+    /// Who the client is, for the audit.
+    fn peer(&self, display: &DisplayHandle, client: &Client) -> Peer {
+        clients::peer_of(display, client)
+    }
 }
 
 /// Says which clients see a privileged global.
@@ -114,13 +125,8 @@ impl CaptureProtocols {
             + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
             + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>,
     {
-        let data = || CaptureGlobalData::new(filter.clone());
         Self {
-            globals: [
-                display.create_global::<D, OutputSourceManager, _>(1, data()),
-                display.create_global::<D, CopyCaptureManager, _>(1, data()),
-                display.create_global::<D, ExportDmabufManager, _>(1, data()),
-            ],
+            globals: create_globals::<D>(display, filter),
             clients: ClientIds::default(),
             copy: Default::default(),
             export: Default::default(),
@@ -130,6 +136,22 @@ impl CaptureProtocols {
     /// The three globals, to disable or remove them.
     pub fn globals(&self) -> &[GlobalId] {
         &self.globals
+    }
+
+    /// Announces the globals anew, to each client that `filter` accepts. Gives the old ones, to be taken away: there is no
+    /// other way to tell some clients that they are gone, or to show them to others.
+    pub fn announce_again<D>(
+        &mut self,
+        display: &DisplayHandle,
+        filter: impl Fn(&Client) -> bool + Clone + Send + Sync + 'static,
+    ) -> Vec<GlobalId>
+    where
+        D: CaptureHandler
+            + GlobalDispatch<OutputSourceManager, CaptureGlobalData>
+            + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
+            + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>,
+    {
+        std::mem::replace(&mut self.globals, create_globals::<D>(display, filter)).into()
     }
 
     /// Copies that are with the workers now.
@@ -146,6 +168,24 @@ impl CaptureProtocols {
             export_frames: self.export.frame_count(),
         }
     }
+}
+
+fn create_globals<D>(
+    display: &DisplayHandle,
+    filter: impl Fn(&Client) -> bool + Clone + Send + Sync + 'static,
+) -> [GlobalId; 3]
+where
+    D: CaptureHandler
+        + GlobalDispatch<OutputSourceManager, CaptureGlobalData>
+        + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
+        + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>,
+{
+    let data = || CaptureGlobalData::new(filter.clone());
+    [
+        display.create_global::<D, OutputSourceManager, _>(1, data()),
+        display.create_global::<D, CopyCaptureManager, _>(1, data()),
+        display.create_global::<D, ExportDmabufManager, _>(1, data()),
+    ]
 }
 
 /// How many objects of each kind are alive.
@@ -206,6 +246,14 @@ pub fn output_changed<D: CaptureHandler>(state: &mut D, output: &Output) {
 pub fn output_gone<D: CaptureHandler>(state: &mut D, output: &Output) {
     ext_image_copy_capture::output_gone(state, output);
     wlr_export_dmabuf::output_gone(state, output);
+}
+
+/// The rights of clients changed: captures of those who may no longer ([`CaptureHandler::may_capture`]) end. Sessions are
+/// stopped, what waits or is under way fails, what was handed out is declared void. Memory that a client has mapped stays
+/// mapped: give each output another ring before its next job.
+pub fn rights_changed<D: CaptureHandler>(state: &mut D) {
+    ext_image_copy_capture::rights_changed(state);
+    wlr_export_dmabuf::rights_changed(state);
 }
 
 /// One answered request, on its way to the protocol that asked.

@@ -4,6 +4,7 @@
 //! the screen. Goes to: `output/`, which commits the buffer with the damage that is returned here.
 
 mod cursor;
+mod mark;
 mod slot;
 
 use smithay::{
@@ -14,8 +15,9 @@ use smithay::{
         renderer::{
             damage::OutputDamageTracker,
             element::{
-                memory::MemoryRenderBufferRenderElement, surface::WaylandSurfaceRenderElement,
-                AsRenderElements, Element, RenderElementStates,
+                memory::MemoryRenderBufferRenderElement, solid::SolidColorRenderElement,
+                surface::WaylandSurfaceRenderElement, AsRenderElements, Element,
+                RenderElementStates,
             },
             gles::GlesRenderer,
             pixman::PixmanRenderer,
@@ -31,6 +33,7 @@ use smithay::{
 use crate::{geometry::Rect, shell::Shell};
 
 pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
+pub use mark::Mark;
 pub use slot::{Canvas, SlotDamage};
 
 /// Behind all windows: black, as every kiosk shows.
@@ -70,6 +73,8 @@ smithay::backend::renderer::element::render_elements! {
     Surface = WaylandSurfaceRenderElement<R>,
     /// The pointer where no plane shows it.
     Cursor = MemoryRenderBufferRenderElement<R>,
+    /// The mark of a screen that is captured.
+    Mark = SolidColorRenderElement,
 }
 
 /// The renderer of the session.
@@ -90,6 +95,8 @@ pub struct Scene<'a> {
     pub output: &'a Output,
     /// The pointer, when it has to be drawn here; already relative to the output.
     pub cursor: Option<&'a CursorSprite>,
+    /// Present while the screen is to show that it is captured.
+    pub mark: Option<&'a Mark>,
 }
 
 /// Damage since the last frame, the same without the pointer, and damage by buffer age: three questions, so three trackers.
@@ -328,6 +335,8 @@ where
 {
     let scale = Scale::from(scene.output.current_scale().fractional_scale());
     let mut elements = Vec::new();
+    let mark = scene.mark.and_then(|mark| mark.element(scene.output));
+    elements.extend(mark.map(SceneElement::Mark));
     if let Some(cursor) = scene.cursor {
         elements.extend(cursor.elements(renderer, scale));
     }

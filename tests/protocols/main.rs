@@ -19,5 +19,6 @@ mod copy_errors;
 mod copy_frames;
 mod export_dmabuf;
 mod inbox;
+mod rights;
 mod server;
 mod slots;

@@ -5,7 +5,10 @@
 
 use std::{
     os::unix::{fs::FileExt, net::UnixStream},
-    sync::{Arc, Mutex},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+    },
     time::Duration,
 };
 
@@ -96,6 +99,11 @@ impl CaptureHandler for State {
     fn dmabuf_device(&self) -> Option<u64> {
         self.dmabuf_device
     }
+
+    fn may_capture(&self, client: &Client) -> bool {
+        let data = client.get_data::<Connected>();
+        data.is_some_and(|data| !data.denied.load(Ordering::Relaxed))
+    }
 }
 
 impl BufferHandler for State {
@@ -155,7 +163,7 @@ delegate_seat!(State);
 /// What is known of a connected client.
 struct Connected {
     /// Denied clients do not see the capture globals.
-    denied: bool,
+    denied: AtomicBool,
     compositor: CompositorClientState,
 }
 
@@ -172,6 +180,7 @@ pub struct Server {
     /// Time of the display, moved by hand: protocols see it in presentation times.
     clock: Duration,
     pub deny_next_client: bool,
+    clients: Vec<Arc<Connected>>,
 }
 
 /// The screen's size at the start.
@@ -204,7 +213,7 @@ impl Server {
         let allowed = |client: &Client| {
             client
                 .get_data::<Connected>()
-                .is_some_and(|data| !data.denied)
+                .is_some_and(|data| !data.denied.load(Ordering::Relaxed))
         };
         let state = State {
             compositor: CompositorState::new::<State>(&handle),
@@ -229,6 +238,7 @@ impl Server {
             next_job: 0,
             clock: Duration::from_secs((1 << 32) + 5),
             deny_next_client: false,
+            clients: Vec::new(),
         };
         server.add_output();
         server
@@ -240,15 +250,22 @@ impl Server {
 
     pub fn accept(&mut self, stream: UnixStream) {
         let denied = std::mem::take(&mut self.deny_next_client);
-        self.handle()
-            .insert_client(
-                stream,
-                Arc::new(Connected {
-                    denied,
-                    compositor: Default::default(),
-                }),
-            )
-            .unwrap();
+        let data = Arc::new(Connected {
+            denied: denied.into(),
+            compositor: Default::default(),
+        });
+        self.clients.push(data.clone());
+        self.handle().insert_client(stream, data).unwrap();
+    }
+
+    /// Takes the right to capture from the nth client that connected, as a change of the rules does. The slots are replaced.
+    pub fn revoke(&mut self, nth: usize) {
+        self.clients[nth].denied.store(true, Ordering::Relaxed);
+        protocols::rights_changed(&mut self.state);
+        for nth in 0..self.state.screens.len() {
+            self.replace_slots(nth);
+        }
+        self.dispatch();
     }
 
     // --- outputs ---
@@ -292,6 +309,16 @@ impl Server {
         );
         screen.size = (width, height);
         screen.pixels = vec![0; (width * height) as usize];
+        self.replace_slots(nth);
+        let output = self.state.screens[nth].output.clone();
+        protocols::output_changed(&mut self.state, &output);
+        self.deliver();
+    }
+
+    /// Gives the output's capture other memory.
+    fn replace_slots(&mut self, nth: usize) {
+        let screen = &mut self.state.screens[nth];
+        let (width, height) = screen.size;
         // Rows of frames have padding, to see whether strides are mixed up.
         let stride = width * 4 + 64;
         let slot = || {
@@ -318,9 +345,6 @@ impl Server {
             .capture
             .set_buffers(format, memories.collect(), Time::now())
             .unwrap();
-        let output = screen.output.clone();
-        protocols::output_changed(&mut self.state, &output);
-        self.deliver();
     }
 
     pub fn set_transform(&mut self, transform: Transform) {

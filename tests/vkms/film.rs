@@ -115,6 +115,15 @@ impl Window {
         shown.collect()
     }
 
+    /// The pictures whose word was lost.
+    pub fn lost(&self) -> Vec<u32> {
+        let feedback = self.painter.feedback();
+        let lost = feedback
+            .iter()
+            .filter(|f| matches!(f.shown, Shown::Discarded));
+        lost.map(|f| f.n).collect()
+    }
+
     /// The longest time from one shown picture to the next: not to be asserted, but worth a look.
     pub fn longest_gap(&self) -> Duration {
         let shown = self.shown();
@@ -256,6 +265,13 @@ impl Cameras {
     /// Where they do not agree, naming all frames that lie.
     #[track_caller]
     pub fn assert_true(&self, windows: &mut [&mut Window]) {
+        self.assert_true_or(windows, &[]);
+    }
+
+    /// The same where a window came from an output that is gone. A picture that it drew for that output, and whose word
+    /// was lost with it (`moved`), is then the first that is seen here.
+    #[track_caller]
+    pub fn assert_true_or(&self, windows: &mut [&mut Window], moved: &[u32]) {
         let known = windows.iter_mut().map(|window| {
             // A frame comes after the word of its flip, but to another connection.
             window.client.roundtrip().unwrap();
@@ -270,7 +286,8 @@ impl Cameras {
             };
             let expected: Vec<u32> = shown.iter().filter_map(at_the_time).collect();
             let shows = |n: &u32| taken.shows.as_ref() == Ok(n);
-            if !expected.is_empty() && !expected.iter().any(shows) {
+            let known = expected.iter().chain(moved).any(shows);
+            if !expected.is_empty() && !known {
                 lies.push((expected, taken));
             }
         }

@@ -82,7 +82,7 @@ impl Ring {
         }
         for client in clients {
             check(
-                self.held_by(client) <= self.limits.quota,
+                self.held_by(client) <= self.quota_of(client),
                 "a client holds more than its quota",
             )?;
         }

@@ -47,13 +47,21 @@ impl Ring {
         let Some((newest, _)) = self.newest(view) else {
             return false;
         };
-        (self.is_held_by(newest, client) || self.held_by(client) < self.limits.quota)
+        (self.is_held_by(newest, client) || self.held_by(client) < self.quota_of(client))
             && !self.is_overdue(client, now)
     }
 
     /// Whether the client may be given a frame that does not exist yet.
     pub fn may_lease_another(&self, client: ClientId, now: Time) -> bool {
-        self.held_by(client) < self.limits.quota && !self.is_overdue(client, now)
+        self.held_by(client) < self.quota_of(client) && !self.is_overdue(client, now)
+    }
+
+    pub(super) fn quota_of(&self, client: ClientId) -> usize {
+        if client == ClientId::HOUSE {
+            self.limits.house_quota
+        } else {
+            self.limits.quota
+        }
     }
 
     /// The handle of a lease is gone. An unknown number is ignored.

@@ -9,6 +9,7 @@
 
 mod copy;
 mod damage;
+mod history;
 mod liveness;
 mod model;
 mod motion;

@@ -42,6 +42,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 const LIMITS: Limits = Limits {
+    house_quota: 1,
     quota: 2,
     hold_deadline: Duration::from_secs(1),
     grace: Duration::from_millis(32),

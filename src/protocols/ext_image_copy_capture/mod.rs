@@ -33,7 +33,7 @@ use super::{
 
 pub(super) use self::{
     frame::deliver,
-    session::{output_changed, output_gone},
+    session::{output_changed, output_gone, rights_changed},
 };
 
 pub use ext_image_copy_capture_cursor_session_v1::ExtImageCopyCaptureCursorSessionV1 as CursorSession;
@@ -78,6 +78,17 @@ impl CopyCaptures {
             .values()
             .filter(|session| session.frame.is_some())
             .count()
+    }
+
+    /// All sessions that were not stopped, each with its client if that still lives.
+    fn running_sessions(&self) -> Vec<(SessionKey, Option<Client>)> {
+        let running = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.source.is_some());
+        running
+            .map(|(key, session)| (*key, session.client()))
+            .collect()
     }
 
     fn next_key(&mut self) -> u64 {
@@ -180,6 +191,7 @@ where
                 };
                 let output = source.data::<SourceData>().and_then(SourceData::output);
                 let paint_cursors = options.contains(Options::PaintCursors);
+                let output = output.filter(|_| state.may_capture(client));
                 session::create(state, display, client, key, resource, output, paint_cursors);
             }
             Request::CreatePointerCursorSession { session, .. } => {

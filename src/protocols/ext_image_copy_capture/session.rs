@@ -1,11 +1,11 @@
 //! Sessions: what they capture, which constraints they have told, when they stop.
 
 use smithay::{output::Output, wayland::shm::fourcc_to_shm_format};
-use wayland_server::{Client, DisplayHandle};
+use wayland_server::{Client, DisplayHandle, Resource};
 
 use crate::{
     capture::{ClientId, FrameFormat, SessionId, SessionKind},
-    protocols::{clients::Who, current_format, target, CaptureHandler},
+    protocols::{audit::Audit, current_format, target, CaptureHandler},
 };
 
 use super::{
@@ -29,9 +29,8 @@ pub(super) struct CopySession {
     /// A worker is copying for this session, maybe for a frame that was destroyed meanwhile. The next copy waits for
     /// it: two frames must not be written into one buffer at the same time.
     pub(super) copying: bool,
-    /// For the log: frames that were copied, and their bytes.
-    pub(super) frames: u64,
-    pub(super) bytes: u64,
+    /// Runs while there is a source.
+    pub(super) audit: Option<Audit>,
 }
 
 /// What a session captures.
@@ -49,14 +48,21 @@ impl CopySource {
 }
 
 impl CopySession {
+    /// The client, as long as it lives: an object of it does, else the session would be forgotten.
+    pub(super) fn client(&self) -> Option<Client> {
+        match &self.object {
+            Some(object) => object.client(),
+            None => self.frame.as_ref()?.client(),
+        }
+    }
+
     fn new(object: Session, source: Option<CopySource>) -> Self {
         Self {
             object: Some(object),
             source,
             frame: None,
             copying: false,
-            frames: 0,
-            bytes: 0,
+            audit: None,
         }
     }
 }
@@ -94,15 +100,15 @@ pub(super) fn create<D: CaptureHandler>(
         return;
     };
 
-    let who = Who::is(display, client);
-    tracing::info!(
-        target: "vitrine::protocols",
-        client = %client_id, who.pid, who.uid, executable = %who.executable.display(),
-        session = %source.id, output = source.output.name(), paint_cursors,
-        "capture by ext-image-copy-capture begins"
+    let audit = Audit::begin(
+        state.peer(display, client),
+        "ext-image-copy-capture",
+        source.output.name(),
+        source.id,
     );
     let output = source.output.clone();
-    let session = CopySession::new(object, Some(source));
+    let mut session = CopySession::new(object, Some(source));
+    session.audit = Some(audit);
     send_constraints(state, &session, &output);
     state.capture_protocols().copy.sessions.insert(key, session);
 }
@@ -131,17 +137,12 @@ pub(super) fn forget_if_unused<D: CaptureHandler>(state: &mut D, key: SessionKey
     }
     if let Some(session) = sessions.remove(&key) {
         if let Some(source) = session.source.clone() {
-            close(state, &session, &source);
+            close(state, &source);
         }
     }
 }
 
-fn close<D: CaptureHandler>(state: &mut D, session: &CopySession, source: &CopySource) {
-    tracing::info!(
-        target: "vitrine::protocols",
-        session = %source.id, output = source.output.name(), frames = session.frames, bytes = session.bytes,
-        "capture by ext-image-copy-capture ends"
-    );
+fn close<D: CaptureHandler>(state: &mut D, source: &CopySource) {
     if let Some(capture) = state.capture_output(&source.output) {
         capture.close_session(source.id);
     }
@@ -164,16 +165,32 @@ pub(in crate::protocols) fn output_changed<D: CaptureHandler>(state: &mut D, out
 pub(in crate::protocols) fn output_gone<D: CaptureHandler>(state: &mut D, output: &Output) {
     for key in state.capture_protocols().copy.on_output(output) {
         frame::fail_waiting_as_stopped(state, key);
-        let Some(mut session) = state.capture_protocols().copy.sessions.remove(&key) else {
-            continue;
-        };
-        if let Some(object) = &session.object {
-            object.stopped();
+        stop(state, key);
+    }
+}
+
+/// See [`crate::protocols::rights_changed`].
+pub(in crate::protocols) fn rights_changed<D: CaptureHandler>(state: &mut D) {
+    let running = state.capture_protocols().copy.running_sessions();
+    for (key, client) in running {
+        // Without a client nobody is left to be told; its objects are about to be destroyed.
+        if client.is_none_or(|client| !state.may_capture(&client)) {
+            frame::fail_as_stopped(state, key);
+            stop(state, key);
         }
-        if let Some(source) = session.source.take() {
-            close(state, &session, &source);
-        }
-        state.capture_protocols().copy.sessions.insert(key, session);
+    }
+}
+
+fn stop<D: CaptureHandler>(state: &mut D, key: SessionKey) {
+    let Some(session) = state.capture_protocols().copy.sessions.get_mut(&key) else {
+        return;
+    };
+    if let Some(object) = &session.object {
+        object.stopped();
+    }
+    session.audit = None;
+    if let Some(source) = session.source.take() {
+        close(state, &source);
     }
 }
 
