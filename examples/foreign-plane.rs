@@ -93,8 +93,10 @@ fn main() -> Result<()> {
         std::thread::sleep(Duration::from_millis(arguments.interval));
     }
     println!("all shown");
-    while arguments.stay {
-        std::thread::sleep(Duration::from_secs(1));
+    if arguments.stay {
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
     }
     Ok(())
 }

@@ -1,14 +1,16 @@
 //! What is known of single drivers that the kernel's interface does not tell. Data, each line with its source.
 
-/// Drivers whose writeback bears a commit before the fence: the controller latches the job with the rest of the commit's
-/// state, and writes that.
+/// Drivers whose writeback bears a commit before the fence: what such a commit changes takes effect at the next vsync, and a
+/// job writes while its own frame is scanned out, so that it is over by then.
 ///
-/// | driver | source |
+/// | driver | what was read in Linux |
 /// |---|---|
-/// | `mali-dp` | drivers/gpu/drm/arm/malidp_mw.c, malidp_hw.c: memory write is enabled with the configuration that becomes valid at the next vsync, one frame, and has its own end-of-frame interrupt |
-/// | `komeda` | drivers/gpu/drm/arm/display/komeda: the writeback layer is a component of the pipeline's state, and is flushed with it |
+/// | `mali-dp` | drivers/gpu/drm/arm/malidp_mw.c: a job's addresses are programmed in the tail of its commit, and a commit without a job disables the memory write in the same way; both with the registers that become valid together |
+/// | `komeda` | drivers/gpu/drm/arm/display/komeda/komeda_wb_connector.c: the writeback layer is built into the pipeline's data flow, part of the state that is flushed with each commit |
 ///
-/// Both were read, not measured. A driver that is not here may bear it too; `pipelined_unlisted` is for those who know.
+/// Neither was measured, for want of the hardware. Where it were wrong, a job could end early with a good fence, which nothing
+/// here would notice: that is why `pipelined` is never the default. A driver that is not here may bear it too;
+/// `pipelined_unlisted` is for those who know.
 const PIPELINING: [&str; 2] = ["mali-dp", "komeda"];
 
 /// Whether the driver of that name is known to bear commits while a writeback job is under way.

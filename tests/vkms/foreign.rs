@@ -238,7 +238,7 @@ fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
     use vitrine::{
         kms::{
             assign, Access, Device, FaultPlan, FrameState, Pipeline, PlaneUpdate, Preferences,
-            RingBuffer,
+            ProbeReport, RingBuffer,
         },
         time::Time,
     };
@@ -264,6 +264,16 @@ fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
                 .flat_map(|connector| &connector.modes);
             *modes.find(|mode| mode.size() == size).unwrap()
         };
+
+        // `vitrine probe` says how the planes are called.
+        let probe = ProbeReport::new(&device, &Preferences::default()).unwrap();
+        let probe = probe.to_string();
+        for name in [
+            "(overlay, overlay:0 of Virtual-1)",
+            "(overlay, overlay:1 of Virtual-1)",
+        ] {
+            assert!(probe.contains(name), "{probe}");
+        }
 
         // Somebody shows something on the first overlay plane.
         let mine = assign(&snapshot, &Preferences::default());

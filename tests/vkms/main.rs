@@ -42,6 +42,7 @@ mod screen;
 mod selftest;
 mod session;
 mod sharing;
+mod sink;
 mod stage;
 mod stock;
 mod streaming;

@@ -200,7 +200,8 @@ impl Writeback {
         debug_assert_eq!(self.may_arm(now), Ok(kind));
         self.stats.jobs += 1;
         self.turns.armed();
-        self.stats.patient += u64::from(self.turns.is_patient());
+        let patient = self.turns.is_patient() && self.hold() > self.config.hold;
+        self.stats.patient += u64::from(patient);
         match kind {
             ArmKind::Normal => {}
             ArmKind::Kick | ArmKind::Canary => self.stats.probes += 1,

@@ -592,7 +592,7 @@ impl World {
     }
 }
 
-/// A wrong driver on the list of those that bear pipelining may cost frames, never a lie: the hardware may bear it or not.
+/// Hardware that drops a job when a later commit comes costs frames when it is paced as if it did not, but never a lie.
 fn pacing() -> impl Strategy<Value = PacingMode> {
     prop_oneof![
         Just(PacingMode::Safe),
