@@ -13,8 +13,10 @@ mod device;
 mod frames;
 mod handlers;
 mod input;
+mod leases;
 mod peer;
 mod seat;
+mod sinks;
 mod sockets;
 mod windows;
 

@@ -20,6 +20,7 @@ mod ids;
 mod jobs;
 mod latency;
 pub mod lease;
+mod motion;
 mod output_capture;
 mod requests;
 pub mod ring;
@@ -38,6 +39,7 @@ pub use self::{
     jobs::Completion,
     latency::{Latencies, BOUNDS_MICROS},
     lease::Lease,
+    motion::Motion,
     output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},
     requests::{RequestError, MAX_WAITING},
     session::SessionKind,
