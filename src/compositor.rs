@@ -21,7 +21,13 @@ mod sinks;
 mod sockets;
 mod windows;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+};
 
 use anyhow::Context;
 use smithay::{
@@ -114,6 +120,8 @@ pub struct Vitrine {
     /// The next deadline of all screens and captures.
     alarm: Option<(Time, RegistrationToken)>,
     flushing: flush::Flushing,
+    /// A lease was dropped in this turn.
+    released: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
     /// The control socket, and what is written in the background.
@@ -208,6 +216,7 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             flushing: flush::Flushing::default(),
+            released: Arc::default(),
             fences: HashMap::new(),
             control: control::Control::default(),
             config,
@@ -237,7 +246,12 @@ impl Vitrine {
         self.shell.refresh();
         self.update_focus();
         surfaces_changed(self);
+        self.released.store(false, Ordering::Relaxed);
         self.run_screens();
+        if self.released.swap(false, Ordering::Relaxed) {
+            // A delivery found nobody any more; somebody else may wait for that slot.
+            self.run_screens();
+        }
         self.flush();
     }
 

@@ -1,6 +1,10 @@
 //! What a frame is, and what the room needs from the memory that it lies in.
 
-use std::{fmt::Debug, io, os::fd::OwnedFd};
+use std::{
+    fmt::Debug,
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 
@@ -84,6 +88,11 @@ pub trait SlotMemory: Send + Sync + Debug {
     /// # Errors
     /// The process or the system has no descriptor left, or the driver refuses.
     fn export(&self) -> io::Result<OwnedFd>;
+
+    /// The read-only dma-buf itself, for senders that make the client's duplicate themselves; else [`export`](Self::export).
+    fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Calls `f` once with all bytes of the memory, in sync with what the hardware wrote.
     ///

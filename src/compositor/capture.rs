@@ -1,6 +1,6 @@
 //! What the capture protocols need from the state.
 
-use std::sync::Arc;
+use std::sync::{atomic::Ordering, Arc};
 
 use smithay::{
     output::Output,
@@ -74,7 +74,14 @@ impl Vitrine {
     /// Wakes the loop from any thread: leases are given back by copy workers.
     pub(super) fn waker(&self) -> Arc<dyn Fn() + Send + Sync> {
         let tasks = self.tasks.clone();
+        let released = self.released.clone();
+        let event_loop = std::thread::current().id();
         Arc::new(move || {
+            // after_turn looks at all captures anyway: no need to wake ourselves up.
+            if std::thread::current().id() == event_loop {
+                released.store(true, Ordering::Relaxed);
+                return;
+            }
             // The loop is gone only at exit; nobody waits for a slot then.
             let _ = tasks.send(Box::new(|_: &mut Vitrine| {}));
         })

@@ -9,7 +9,7 @@
 
 use std::{
     fmt, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -151,6 +151,11 @@ impl RingBuffer {
     /// If the process has no descriptor left.
     pub fn export(&self) -> io::Result<OwnedFd> {
         self.dmabuf.try_clone()
+    }
+
+    /// The read-only dma-buf.
+    pub fn dmabuf(&self) -> BorrowedFd<'_> {
+        self.dmabuf.as_fd()
     }
 
     /// Shows the bytes to `f`, in step with the hardware's caches.

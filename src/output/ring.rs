@@ -1,6 +1,11 @@
 //! The capture memory of one screen: GBM buffers as the slots of `capture`'s ring.
 
-use std::{collections::HashMap, io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
+};
 
 use smithay::backend::{
     allocator::{
@@ -46,6 +51,10 @@ impl Slot {
 impl SlotMemory for Slot {
     fn export(&self) -> io::Result<OwnedFd> {
         self.0.export()
+    }
+
+    fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.dmabuf())
     }
 
     fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {

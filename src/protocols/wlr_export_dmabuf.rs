@@ -417,7 +417,14 @@ pub(super) fn deliver<D: CaptureHandler>(
 fn send(object: &ExportDmabufFrame, lease: &Lease) -> std::io::Result<()> {
     let info = lease.frame();
     let format = &info.format;
-    let fd = lease.memory().export()?;
+    let memory = lease.memory();
+    let own = match memory.dmabuf() {
+        Some(_) => None,
+        None => Some(memory.export()?),
+    };
+    let Some(fd) = own.as_ref().map(AsFd::as_fd).or(memory.dmabuf()) else {
+        return Err(std::io::ErrorKind::Unsupported.into());
+    };
     let (modifier_high, modifier_low) = split_modifier(format.modifier.into());
     object.frame(
         format.width,
@@ -433,7 +440,8 @@ fn send(object: &ExportDmabufFrame, lease: &Lease) -> std::io::Result<()> {
     );
     object.object(
         0,
-        fd.as_fd(),
+        // The connection duplicates it: one descriptor per object.
+        fd,
         readable_bytes(format),
         format.offset,
         format.stride,

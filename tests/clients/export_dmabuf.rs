@@ -62,6 +62,8 @@ pub struct ExportedFrame {
     /// The object.
     pub proxy: frame::ZwlrExportDmabufFrameV1,
     record: Shared,
+    /// Whether the release goes out at once when this is dropped.
+    flushes: bool,
 }
 
 /// How a request ended.
@@ -124,7 +126,11 @@ impl Exporter {
             Arc::clone(&record),
         );
         client.flush()?;
-        Ok(ExportedFrame { proxy, record })
+        Ok(ExportedFrame {
+            proxy,
+            record,
+            flushes: true,
+        })
     }
 
     /// Asks for a frame and waits for it.
@@ -187,7 +193,10 @@ impl Exporter {
                 Holding::Forever => usize::MAX,
             };
             while held.len() > keep {
-                held.pop_front();
+                if let Some(mut frame) = held.pop_front() {
+                    // The next request follows at once and takes the release along.
+                    frame.flushes = enough;
+                }
             }
             if enough {
                 break;
@@ -345,6 +354,9 @@ impl MappedFrame {
 impl Drop for ExportedFrame {
     fn drop(&mut self) {
         self.proxy.destroy();
+        if !self.flushes {
+            return;
+        }
         if let Some(backend) = self.proxy.backend().upgrade() {
             // A release that stays in the client's own buffer would be no release. An error here
             // is a connection that is gone, and with it the frame.
