@@ -44,6 +44,21 @@ impl OutputCapture {
         id
     }
 
+    /// The same for a part of the picture, in pixels of the frames: only changes inside of `area` are damage to this
+    /// session. Its deliveries are whole frames all the same.
+    pub fn open_area_session(
+        &mut self,
+        client: ClientId,
+        kind: SessionKind,
+        area: Rect,
+    ) -> SessionId {
+        let id = self.open_session(client, kind);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.area = Some(area);
+        }
+        id
+    }
+
     /// The client is done looking. Its waiting requests are forgotten; frames that it holds stay until their leases are
     /// dropped. An unknown session is ignored.
     pub fn close_session(&mut self, session: SessionId) {
@@ -72,6 +87,28 @@ impl OutputCapture {
     /// # Errors
     /// The session does not exist, or too many of its requests wait.
     pub fn request(&mut self, session: SessionId, now: Time) -> Result<RequestId, RequestError> {
+        self.request_with(session, false, now)
+    }
+
+    /// As [`request`](Self::request), but a copy session, too, is answered by any newer frame and does not wait for
+    /// damage; the next commit is made for it. No frame answers two of these.
+    ///
+    /// # Errors
+    /// As those of [`request`](Self::request).
+    pub fn request_fresh(
+        &mut self,
+        session: SessionId,
+        now: Time,
+    ) -> Result<RequestId, RequestError> {
+        self.request_with(session, true, now)
+    }
+
+    fn request_with(
+        &mut self,
+        session: SessionId,
+        fresh: bool,
+        now: Time,
+    ) -> Result<RequestId, RequestError> {
         self.take_releases(now);
         let id = RequestId(self.next_request);
         let session = self
@@ -90,6 +127,7 @@ impl OutputCapture {
             return Err(RequestError::TooMany);
         }
         self.next_request += 1;
+        session.fresh = fresh;
         session.requests.push_back(id);
         Ok(id)
     }
@@ -164,13 +202,17 @@ impl OutputCapture {
         {
             flying += 1;
             // What a commit changes is not known until it is reported.
-            changing |= job.damage.as_ref().is_none_or(|damage| !damage.is_empty());
+            changing |= job
+                .damage
+                .as_ref()
+                .is_none_or(|damage| session.is_touched_by(damage));
         }
+        let anew = session.anew || session.fresh;
         match session.kind {
             SessionKind::Export { .. } if session.requests.len() <= flying => Demand::None,
             SessionKind::Export { .. } => Demand::Now,
-            SessionKind::Copy { .. } if flying > 0 && (session.anew || changing) => Demand::None,
-            SessionKind::Copy { .. } if session.anew || !self.pending.is_empty() => Demand::Now,
+            SessionKind::Copy { .. } if flying > 0 && (anew || changing) => Demand::None,
+            SessionKind::Copy { .. } if anew || session.is_touched_by(&self.pending) => Demand::Now,
             SessionKind::Copy { .. } => Demand::OnDamage,
         }
     }
@@ -192,7 +234,7 @@ impl OutputCapture {
     /// A frame was published: it is due to all who wait, and everybody else has missed its damage.
     pub(crate) fn note_published(&mut self, seq: FrameSeq, damage: &DamageSet, bounds: Rect) {
         for session in self.sessions.values_mut() {
-            session.missed.merge(damage, bounds);
+            session.miss(damage, bounds);
             if !session.requests.is_empty() {
                 session.entitled = Some(seq);
             }
@@ -237,7 +279,7 @@ impl OutputCapture {
         session.requests.pop_front();
         let missed = session.missed.take();
         let damage = if std::mem::replace(&mut session.anew, false) {
-            vec![frame.format.full()]
+            vec![session.area.unwrap_or_else(|| frame.format.full())]
         } else {
             missed.into_rects()
         };

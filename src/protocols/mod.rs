@@ -16,6 +16,7 @@ mod target;
 pub mod ext_image_capture_source;
 pub mod ext_image_copy_capture;
 pub mod wlr_export_dmabuf;
+pub mod wlr_screencopy;
 
 use std::fmt;
 
@@ -30,6 +31,7 @@ use crate::{
 use self::{
     clients::ClientIds, ext_image_capture_source::OutputSourceManager,
     ext_image_copy_capture::CopyCaptureManager, wlr_export_dmabuf::ExportDmabufManager,
+    wlr_screencopy::ScreencopyManager,
 };
 
 pub use shm_guard::GuardedShm;
@@ -94,14 +96,15 @@ impl fmt::Debug for CaptureGlobalData {
 /// The globals of the capture protocols and everything that clients made from them.
 #[derive(Debug)]
 pub struct CaptureProtocols {
-    globals: [GlobalId; 3],
+    globals: [GlobalId; 4],
     clients: ClientIds,
     copy: ext_image_copy_capture::CopyCaptures,
     export: wlr_export_dmabuf::Exports,
+    screencopy: wlr_screencopy::Screencopies,
 }
 
 impl CaptureProtocols {
-    /// Announces the three globals to each client that `filter` accepts.
+    /// Announces the globals to each client that `filter` accepts.
     pub fn new<D>(
         display: &DisplayHandle,
         filter: impl Fn(&Client) -> bool + Clone + Send + Sync + 'static,
@@ -110,7 +113,8 @@ impl CaptureProtocols {
         D: CaptureHandler
             + GlobalDispatch<OutputSourceManager, CaptureGlobalData>
             + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
-            + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>,
+            + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>
+            + GlobalDispatch<ScreencopyManager, CaptureGlobalData>,
     {
         let data = || CaptureGlobalData::new(filter.clone());
         Self {
@@ -118,21 +122,23 @@ impl CaptureProtocols {
                 display.create_global::<D, OutputSourceManager, _>(1, data()),
                 display.create_global::<D, CopyCaptureManager, _>(1, data()),
                 display.create_global::<D, ExportDmabufManager, _>(1, data()),
+                display.create_global::<D, ScreencopyManager, _>(3, data()),
             ],
             clients: ClientIds::default(),
             copy: Default::default(),
             export: Default::default(),
+            screencopy: Default::default(),
         }
     }
 
-    /// The three globals, to disable or remove them.
+    /// The globals, to disable or remove them.
     pub fn globals(&self) -> &[GlobalId] {
         &self.globals
     }
 
     /// Copies that are with the workers now.
     pub fn running_copies(&self) -> usize {
-        self.copy.running_copies()
+        self.copy.running_copies() + self.screencopy.running_copies()
     }
 
     /// How many sessions and frames exist, for `msg` and leak tests.
@@ -142,6 +148,8 @@ impl CaptureProtocols {
             copy_frames: self.copy.frame_count(),
             export_sessions: self.export.session_count(),
             export_frames: self.export.frame_count(),
+            screencopy_sessions: self.screencopy.session_count(),
+            screencopy_frames: self.screencopy.frame_count(),
         }
     }
 }
@@ -157,6 +165,10 @@ pub struct ObjectCounts {
     pub export_sessions: usize,
     /// export-dmabuf frame objects.
     pub export_frames: usize,
+    /// Capture sessions that screencopy clients hold open.
+    pub screencopy_sessions: usize,
+    /// screencopy frame objects.
+    pub screencopy_frames: usize,
 }
 
 /// Hands what `OutputCapture::poll` returned to the clients.
@@ -175,7 +187,9 @@ pub fn deliver<D: CaptureHandler>(state: &mut D, output: &Output, events: Vec<Ca
                     lease,
                     damage,
                 };
-                if let Some(delivery) = wlr_export_dmabuf::deliver(state, output, delivery) {
+                let delivery = wlr_export_dmabuf::deliver(state, output, delivery)
+                    .and_then(|delivery| wlr_screencopy::deliver(state, output, delivery));
+                if let Some(delivery) = delivery {
                     ext_image_copy_capture::deliver(state, output, delivery);
                 }
             }
@@ -196,6 +210,7 @@ pub fn deliver<D: CaptureHandler>(state: &mut D, output: &Output, events: Vec<Ca
 pub fn output_changed<D: CaptureHandler>(state: &mut D, output: &Output) {
     ext_image_copy_capture::output_changed(state, output);
     wlr_export_dmabuf::output_changed(state, output);
+    wlr_screencopy::output_changed(state, output);
 }
 
 /// The output goes away: its sessions are stopped, its waiting requests are answered.
@@ -204,6 +219,7 @@ pub fn output_changed<D: CaptureHandler>(state: &mut D, output: &Output) {
 pub fn output_gone<D: CaptureHandler>(state: &mut D, output: &Output) {
     ext_image_copy_capture::output_gone(state, output);
     wlr_export_dmabuf::output_gone(state, output);
+    wlr_screencopy::output_gone(state, output);
 }
 
 /// One answered request, on its way to the protocol that asked.
@@ -251,6 +267,8 @@ macro_rules! delegate_capture_protocols {
             $crate::protocols::ext_image_copy_capture::CopyCaptureManager);
         $crate::delegate_capture_protocols!(@global $ty:
             $crate::protocols::wlr_export_dmabuf::ExportDmabufManager);
+        $crate::delegate_capture_protocols!(@global $ty:
+            $crate::protocols::wlr_screencopy::ScreencopyManager);
         $crate::delegate_capture_protocols!(@object $ty:
             $crate::protocols::ext_image_capture_source::OutputSourceManager, ());
         $crate::delegate_capture_protocols!(@object $ty:
@@ -272,6 +290,11 @@ macro_rules! delegate_capture_protocols {
         $crate::delegate_capture_protocols!(@object $ty:
             $crate::protocols::wlr_export_dmabuf::ExportDmabufFrame,
             $crate::protocols::wlr_export_dmabuf::ExportKey);
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::wlr_screencopy::ScreencopyManager, ());
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::wlr_screencopy::Frame,
+            $crate::protocols::wlr_screencopy::ScreencopyKey);
     };
     (@global $ty:ty: $interface:ty) => {
         ::wayland_server::delegate_global_dispatch!($ty: [

@@ -151,7 +151,7 @@ struct ShmTarget {
 }
 
 /// The layout in the pool, and the pool's length. Sizes come from the client, but Smithay has refused negative ones.
-fn shm_layout(buffer: &WlBuffer) -> Result<(TargetLayout, u64), Unfit> {
+pub(super) fn shm_layout(buffer: &WlBuffer) -> Result<(TargetLayout, u64), Unfit> {
     let (data, length) = with_buffer_contents(buffer, |_, length, data| (data, length))
         .map_err(|_| Unfit::Foreign)?;
     let number = |value: i32| u32::try_from(value).map_err(|_| Unfit::Foreign);

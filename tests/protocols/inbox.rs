@@ -38,9 +38,17 @@ use wayland_protocols::{
         zwp_linux_buffer_params_v1::ZwpLinuxBufferParamsV1, zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1,
     },
 };
-use wayland_protocols_wlr::export_dmabuf::v1::client::{
-    zwlr_export_dmabuf_frame_v1::{self as export_v1, ZwlrExportDmabufFrameV1 as ExportFrame},
-    zwlr_export_dmabuf_manager_v1::ZwlrExportDmabufManagerV1 as ExportManager,
+use wayland_protocols_wlr::{
+    export_dmabuf::v1::client::{
+        zwlr_export_dmabuf_frame_v1::{self as export_v1, ZwlrExportDmabufFrameV1 as ExportFrame},
+        zwlr_export_dmabuf_manager_v1::ZwlrExportDmabufManagerV1 as ExportManager,
+    },
+    screencopy::v1::client::{
+        zwlr_screencopy_frame_v1::{
+            self as screencopy_v1, ZwlrScreencopyFrameV1 as ScreencopyFrame,
+        },
+        zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1 as ScreencopyManager,
+    },
 };
 
 /// An event, as the tests look at it.
@@ -74,6 +82,16 @@ pub enum Told {
     },
     ExportReady(u64, u32),
     Cancel(export_v1::CancelReason),
+    Buffer {
+        format: wl_shm::Format,
+        size: (u32, u32),
+        stride: u32,
+    },
+    LinuxDmabuf(u32, u32, u32),
+    BufferDone,
+    Flags(u32),
+    CopyReady(u64, u32),
+    CopyFailed,
 }
 
 /// All that a client was told and that no test has looked at.
@@ -247,6 +265,52 @@ impl Dispatch<ExportFrame, ()> for Inbox {
     }
 }
 
+impl Dispatch<ScreencopyFrame, ()> for Inbox {
+    fn event(
+        told: &mut Self,
+        object: &ScreencopyFrame,
+        event: screencopy_v1::Event,
+        _: &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        use screencopy_v1::Event;
+        let event = match event {
+            Event::Buffer {
+                format: WEnum::Value(format),
+                width,
+                height,
+                stride,
+            } => Told::Buffer {
+                format,
+                size: (width, height),
+                stride,
+            },
+            Event::LinuxDmabuf {
+                format,
+                width,
+                height,
+            } => Told::LinuxDmabuf(format, width, height),
+            Event::BufferDone => Told::BufferDone,
+            Event::Flags { flags } => Told::Flags(flags.into()),
+            Event::Damage {
+                x,
+                y,
+                width,
+                height,
+            } => Told::Damage([x, y, width, height].map(|n| n as i32)),
+            Event::Ready {
+                tv_sec_hi,
+                tv_sec_lo,
+                tv_nsec,
+            } => Told::CopyReady(seconds(tv_sec_hi, tv_sec_lo), tv_nsec),
+            Event::Failed => Told::CopyFailed,
+            other => panic!("{other:?}"),
+        };
+        told.events.push((object.id(), event));
+    }
+}
+
 delegate_noop!(Inbox: ignore WlOutput);
 delegate_noop!(Inbox: ignore WlShm);
 delegate_noop!(Inbox: ignore WlShmPool);
@@ -260,3 +324,4 @@ delegate_noop!(Inbox: Source);
 delegate_noop!(Inbox: SourceManager);
 delegate_noop!(Inbox: CopyManager);
 delegate_noop!(Inbox: ExportManager);
+delegate_noop!(Inbox: ScreencopyManager);

@@ -19,5 +19,7 @@ mod copy_errors;
 mod copy_frames;
 mod export_dmabuf;
 mod inbox;
+mod screencopy;
+mod screencopy_errors;
 mod server;
 mod slots;

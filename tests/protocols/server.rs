@@ -323,6 +323,13 @@ impl Server {
         self.deliver();
     }
 
+    pub fn set_scale(&mut self, scale: i32) {
+        let scale = smithay::output::Scale::Integer(scale);
+        self.state.screens[0]
+            .output
+            .change_current_state(None, None, Some(scale), None);
+    }
+
     pub fn set_transform(&mut self, transform: Transform) {
         self.state.screens[0]
             .output

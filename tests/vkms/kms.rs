@@ -489,7 +489,10 @@ fn the_faulty_kernel_under_load_delivers_no_stale_frame_and_keeps_the_display_go
         println!("{:?}", screens[0].actions);
         assert!(screens[0].flips > 100, "the display stood still");
         // Whether the kernel jams is its own matter; if it does, it is told.
-        let told = screens[0].actions.iter().any(|action| matches!(action, Action::Suspect { .. }));
+        let told = screens[0]
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Suspect { .. }));
         assert_eq!(told, stats.lost > 0);
     });
 }

@@ -301,6 +301,7 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
     let loop_sender = state.run_in_loop();
     let job = CopyJob {
         lease: ready.lease,
+        area: None,
         rects: region.into_rects(),
         target,
         done: Box::new(move |result| {
