@@ -12,6 +12,7 @@ mod frames;
 mod handlers;
 mod input;
 mod seat;
+mod toplevels;
 mod windows;
 
 use std::{collections::HashMap, sync::Arc};
@@ -31,6 +32,7 @@ use smithay::{
         compositor::CompositorState,
         cursor_shape::CursorShapeManagerState,
         dmabuf::{DmabufGlobal, DmabufState},
+        foreign_toplevel_list::ForeignToplevelListState,
         output::OutputManagerState,
         presentation::PresentationState,
         selection::{data_device::DataDeviceState, primary_selection::PrimarySelectionState},
@@ -91,6 +93,7 @@ pub struct Vitrine {
     pub app: Option<crate::apps::App>,
     globals: Globals,
     seat_state: SeatState<Vitrine>,
+    toplevels: toplevels::Toplevels,
     capture_protocols: CaptureProtocols,
     copy_pool: CopyPool,
     tasks: channel::Sender<LoopTask<Vitrine>>,
@@ -169,6 +172,9 @@ impl Vitrine {
             backend: None,
             app: None,
             exit_code: None,
+            toplevels: toplevels::Toplevels::new(ForeignToplevelListState::new::<Vitrine>(
+                &display_handle,
+            )),
             globals,
             seat_state,
             capture_protocols,
@@ -219,6 +225,7 @@ impl Vitrine {
         self.shell.refresh();
         self.update_focus();
         surfaces_changed(self);
+        self.refresh_toplevels();
         self.run_screens();
         if let Err(error) = self.display.flush_clients() {
             tracing::debug!(target: "vitrine::compositor", %error, "flush");

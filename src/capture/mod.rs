@@ -18,6 +18,7 @@ mod ids;
 mod jobs;
 pub mod lease;
 mod output_capture;
+mod plain;
 mod requests;
 pub mod ring;
 mod session;
@@ -34,6 +35,7 @@ pub use self::{
     jobs::Completion,
     lease::Lease,
     output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},
+    plain::PlainMemory,
     requests::{RequestError, MAX_WAITING},
     session::SessionKind,
     stats::{CaptureStats, ClientStats},

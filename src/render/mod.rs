@@ -4,6 +4,7 @@
 //! the screen. Goes to: `output/`, which commits the buffer with the damage that is returned here.
 
 mod cursor;
+mod window;
 
 use smithay::{
     backend::{
@@ -30,6 +31,7 @@ use smithay::{
 use crate::{geometry::Rect, shell::Shell};
 
 pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
+pub use window::WindowCanvas;
 
 /// Behind all windows: black, as every kiosk shows.
 const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);
