@@ -56,7 +56,7 @@ enum App {
 const EXPORTERS: usize = 4;
 
 /// Coloured waves below a headline, 256 colours, by the awk of any Debian.
-const WAVES: &str = r#"printf '\033[?25l'; size=$(stty size); exec awk -v lines="${size% *}" -v columns="${size#* }" 'BEGIN {
+const WAVES: &str = r#"printf '\033[?25l'; sleep 1; size=$(stty size); exec awk -v lines="${size% *}" -v columns="${size#* }" 'BEGIN {
   while (++t) {
     s = "\033[H\033[0;1m  Vitrine: this is the real screen, frame " t " of the terminal\033[0m\033[K\r\n\033[K\r\n"
     for (y = 2; y < lines; y++) {

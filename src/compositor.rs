@@ -26,7 +26,7 @@ use smithay::{
             channel, generic::Generic, Interest, LoopHandle, LoopSignal, Mode, PostAction,
             RegistrationToken,
         },
-        wayland_server::{Display, DisplayHandle},
+        wayland_server::{BindError, Display, DisplayHandle},
     },
     wayland::{
         compositor::CompositorState,
@@ -202,9 +202,7 @@ impl Vitrine {
             Some(name) => ListeningSocketSource::with_name(name),
             None => ListeningSocketSource::new_auto(),
         }
-        .context(
-            "cannot open a Wayland socket: XDG_RUNTIME_DIR must name a directory that this user can write to",
-        )?;
+        .map_err(|error| no_socket(name, &error))?;
         let name = socket.socket_name().to_string_lossy().into_owned();
         self.event_loop
             .insert_source(socket, |stream, _, state| state.add_client(stream))
@@ -237,6 +235,27 @@ impl Vitrine {
         self.exit_code.get_or_insert(code);
         self.signal.stop();
         self.signal.wakeup();
+    }
+}
+
+/// Why there is no Wayland socket, and what to do.
+fn no_socket(name: Option<&str>, error: &BindError) -> anyhow::Error {
+    let folder = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or_default();
+    let folder = folder.display();
+    match (error, name) {
+        (BindError::AlreadyInUse, Some(name)) => anyhow::anyhow!(
+            "the Wayland socket {name} in {folder} is in use by another compositor; `--socket` names another one"
+        ),
+        (BindError::AlreadyInUse, None) => {
+            anyhow::anyhow!("all Wayland sockets in {folder} are in use; `--socket` names another one")
+        }
+        (BindError::RuntimeDirNotSet, _) => anyhow::anyhow!(
+            "no Wayland socket: XDG_RUNTIME_DIR is not set to an absolute path; it names a directory of this user, e.g. /run/user/1000"
+        ),
+        (BindError::PermissionDenied, _) | (BindError::Io(_), _) => anyhow::anyhow!(
+            "no Wayland socket: XDG_RUNTIME_DIR is {folder}, and it must be a directory that this user can write to: \
+             {error}"
+        ),
     }
 }
 

@@ -31,7 +31,8 @@ pub fn build_vitrine() -> Result<()> {
     if let Some(cargo) = env::var_os("CARGO") {
         let mut build = Command::new(cargo);
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        build.args(["build", "--quiet", "--bin", "vitrine"]);
+        // With the examples, so that cargo chooses the same features of the dependencies and builds them once.
+        build.args(["build", "--quiet", "--bins", "--examples"]);
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }

@@ -1,5 +1,7 @@
 //! The clients' side of an output's capture: sessions, what they wait for, and which frame answers them.
 
+use std::time::Duration;
+
 use tracing::debug;
 
 use crate::{
@@ -19,6 +21,9 @@ use crate::{
 /// So many requests of one export session may wait. A client makes one object per request and none is answered before
 /// its time, so that more than a few are either nonsense or an attack; each costs a few bytes here.
 pub const MAX_WAITING: usize = 32;
+
+/// See [`OutputCapture::stream_patience`].
+const STREAM_REFRESHES: u32 = 2;
 
 /// Why a request is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -111,6 +116,7 @@ impl OutputCapture {
     ) -> Result<RequestId, RequestError> {
         self.take_releases(now);
         let id = RequestId(self.next_request);
+        let patience = self.stream_patience();
         let session = self
             .sessions
             .get_mut(&session)
@@ -128,7 +134,7 @@ impl OutputCapture {
         }
         self.next_request += 1;
         session.fresh = fresh;
-        session.requests.push_back(id);
+        session.asked(id, now, patience);
         Ok(id)
     }
 
@@ -185,8 +191,11 @@ impl OutputCapture {
     }
 
     fn demand_of(&self, session: &Session, now: Time) -> Demand {
+        // A stream's next frame is captured before it is asked for: the display commits as soon as the last job is over,
+        // which is just when the client is being told of it. At most one frame waits like that, and none is forced.
+        let expected = session.is_about_to_ask(now, self.stream_patience());
         // A client that may not be given another frame must not make us capture one.
-        if session.requests.is_empty()
+        if (session.requests.is_empty() && !expected)
             || !self.ring.may_lease_another(session.client, now)
             || self.answer_for(session, now).is_some()
         {
@@ -208,6 +217,12 @@ impl OutputCapture {
                 .is_none_or(|damage| session.is_touched_by(damage));
         }
         let anew = session.anew || session.fresh;
+        if expected {
+            return match flying {
+                0 => Demand::OnDamage,
+                _ => Demand::None,
+            };
+        }
         match session.kind {
             SessionKind::Export { .. } if session.requests.len() <= flying => Demand::None,
             SessionKind::Export { .. } => Demand::Now,
@@ -215,6 +230,11 @@ impl OutputCapture {
             SessionKind::Copy { .. } if anew || session.is_touched_by(&self.pending) => Demand::Now,
             SessionKind::Copy { .. } => Demand::OnDamage,
         }
+    }
+
+    /// A client that asks again within this time after a delivery is taken for one that streams.
+    fn stream_patience(&self) -> Duration {
+        self.refresh.saturating_mul(STREAM_REFRESHES)
     }
 
     /// The newest frame, if it answers the session and its client may have it.
@@ -284,6 +304,7 @@ impl OutputCapture {
             missed.into_rects()
         };
         session.given = Some(frame.seq);
+        session.delivered_at = Some(now);
         session.entitled = None;
         self.stats.delivered += 1;
         if let Some(client) = self.clients.get_mut(&client) {

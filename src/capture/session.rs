@@ -1,6 +1,6 @@
 //! What the room remembers of one client's wish to see one output.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     capture::{
@@ -8,6 +8,7 @@ use crate::{
         ids::{ClientId, FrameSeq, RequestId},
     },
     geometry::Rect,
+    time::Time,
 };
 
 /// How a session takes its frames. That decides when a frame is due and when a slot may be written again.
@@ -62,6 +63,10 @@ pub(crate) struct Session {
     pub area: Option<Rect>,
     /// The waiting request of a copy session wants a newer frame even if nothing changed.
     pub fresh: bool,
+    /// When it was delivered a frame last.
+    pub delivered_at: Option<Time>,
+    /// It asked for another one soon after the last delivery, and is expected to do so again.
+    pub streaming: bool,
 }
 
 impl Session {
@@ -76,6 +81,8 @@ impl Session {
             entitled: None,
             area: None,
             fresh: false,
+            delivered_at: None,
+            streaming: false,
         }
     }
 
@@ -97,6 +104,22 @@ impl Session {
             None => !damage.is_empty(),
             Some(area) => damage.rects().iter().any(|rect| rect.overlaps(area)),
         }
+    }
+
+    /// A request came.
+    pub fn asked(&mut self, request: RequestId, now: Time, patience: Duration) {
+        self.streaming = self.is_soon_after_delivery(now, patience);
+        self.requests.push_back(request);
+    }
+
+    /// Whether its next request is on its way: between two frames of a stream there is always a moment in which the client
+    /// has not asked yet.
+    pub fn is_about_to_ask(&self, now: Time, patience: Duration) -> bool {
+        self.requests.is_empty() && self.streaming && self.is_soon_after_delivery(now, patience)
+    }
+
+    fn is_soon_after_delivery(&self, now: Time, patience: Duration) -> bool {
+        self.delivered_at.is_some_and(|at| now < at + patience)
     }
 
     /// What was delivered is worth nothing any more; the next request starts again.

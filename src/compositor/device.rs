@@ -109,9 +109,12 @@ impl Vitrine {
             active: true,
         };
         self.choose_renderer(&backend)?;
-        self.announce_dmabuf(Some(
-            backend.render_node().map_or(dev_id, |node| node.dev_id()),
-        ));
+        // Mesa's software EGL on a display-only device takes a foreign dma-buf and then dies drawing it, as it cannot map
+        // it. pixman maps it itself.
+        let node = backend.render_node();
+        if node.is_some() || matches!(self.renderer, Renderer::Pixman(_)) {
+            self.announce_dmabuf(Some(node.map_or(dev_id, |node| node.dev_id())));
+        }
         self.watch_device(&backend, notifier)?;
         self.start_input(&backend)?;
         self.backend = Some(backend);
@@ -287,11 +290,20 @@ impl Vitrine {
     pub fn remove_output(&mut self, output: &Output) {
         protocols::output_gone(self, output);
         self.captures.remove(output);
+        self.forget_fences(output);
         self.shell.space.unmap_output(output);
         if let Some(OutputGlobal(global)) = output.user_data().get::<OutputGlobal>() {
             self.retire_global(global.clone());
         }
         self.place_outputs();
+    }
+
+    /// Fences of a screen that is gone are nobody's any more, and one that never signals would stay for ever.
+    fn forget_fences(&mut self, output: &Output) {
+        let gone = self.fences.extract_if(|(of, _), _| of == output);
+        for (_, token) in gone {
+            self.event_loop.remove(token);
+        }
     }
 
     fn retire_global(&mut self, global: GlobalId) {
@@ -351,7 +363,7 @@ impl Vitrine {
                 .find(|screen| screen.pair().1 == crtc);
             let Some(screen) = screen else { continue };
             if let Some(capture) = self.captures.get_mut(&screen.output) {
-                screen.flipped(time, u64::from(sequence), &self.shell, capture);
+                screen.flipped(time, u64::from(sequence), capture);
             }
         }
     }

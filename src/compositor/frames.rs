@@ -19,8 +19,8 @@ use crate::{
     time::Time,
 };
 
-/// A deadline that has passed already must not make the loop spin.
-const SHORTEST_SLEEP: std::time::Duration = std::time::Duration::from_micros(200);
+/// Something that is due but could not be done yet is tried again then: the loop must not spin.
+const PASSED_SLEEP: std::time::Duration = std::time::Duration::from_millis(1);
 
 impl Vitrine {
     /// A surface has new content or state.
@@ -55,6 +55,12 @@ impl Vitrine {
     /// Lets each screen do what is due, delivers captures, and sets the alarm for the next deadline.
     pub(super) fn run_screens(&mut self) {
         let now = Time::now();
+        // What the last turn completed goes out first: whose request it answers may want the commit that follows, and
+        // whose it does not answer wants it all the more.
+        let outputs: Vec<_> = self.captures.keys().cloned().collect();
+        for output in &outputs {
+            self.deliver_captures(output, now);
+        }
         let pointer = self.pointer_look().map(|(at, look)| Pointer { at, look });
         let mut wake: Option<Time> = None;
         let mut fences = Vec::new();
@@ -90,7 +96,6 @@ impl Vitrine {
             }
         }
         self.run_toplevels(now);
-        let outputs: Vec<_> = self.captures.keys().cloned().collect();
         for output in outputs {
             self.deliver_captures(&output, now);
             let deadline = self
@@ -143,7 +148,12 @@ impl Vitrine {
             self.event_loop.remove(token);
         }
         let Some(at) = wake else { return };
-        let timer = Timer::from_duration(at.saturating_since(now).max(SHORTEST_SLEEP));
+        let sleep = if at > now {
+            at.saturating_since(now)
+        } else {
+            PASSED_SLEEP
+        };
+        let timer = Timer::from_duration(sleep);
         let inserted = self.event_loop.insert_source(timer, |_, (), state| {
             state.alarm = None;
             TimeoutAction::Drop

@@ -1,9 +1,15 @@
 //! What `input/` asks of the state, and the libinput source with its pauses.
 
 use smithay::{
-    backend::session::Session,
+    backend::{input::InputEvent, session::Session},
     input::{pointer::CursorImageStatus, Seat},
-    reexports::{input::Libinput, wayland_server::protocol::wl_surface::WlSurface},
+    reexports::{
+        input::{
+            event::{DeviceEvent, EventTrait},
+            Event, Libinput,
+        },
+        wayland_server::protocol::wl_surface::WlSurface,
+    },
     utils::{Logical, Point, Serial},
 };
 
@@ -78,13 +84,39 @@ impl Vitrine {
             .insert_source(source, |event, (), state| input::handle(state, event))
             .map_err(|error| anyhow::anyhow!("libinput cannot be watched: {error}"))?;
         self.libinput = Some(context);
+        self.take_devices();
         Ok(())
+    }
+
+    /// Devices that libinput found or lost by itself, at its start, at a pause or a resume: it keeps these events without
+    /// making its descriptor readable, so that the event loop would not see them before somebody touches a device.
+    fn take_devices(&mut self) {
+        let Some(mut context) = self.libinput.clone() else {
+            return;
+        };
+        if let Err(error) = context.dispatch() {
+            tracing::error!(target: "vitrine::input", %error, "the input devices cannot be read");
+        }
+        for event in &mut context {
+            match event {
+                Event::Device(DeviceEvent::Added(event)) => {
+                    let device = event.device();
+                    input::handle(self, InputEvent::DeviceAdded { device });
+                }
+                Event::Device(DeviceEvent::Removed(event)) => {
+                    let device = event.device();
+                    input::handle(self, InputEvent::DeviceRemoved { device });
+                }
+                _ => {}
+            }
+        }
     }
 
     pub(super) fn pause_input(&mut self) {
         if let Some(context) = self.libinput.as_ref() {
             context.suspend();
         }
+        self.take_devices();
     }
 
     pub(super) fn resume_input(&mut self) {
@@ -92,6 +124,7 @@ impl Vitrine {
         if let Some(Err(())) = resumed {
             tracing::error!(target: "vitrine::input", "the input devices did not come back; they will when replugged");
         }
+        self.take_devices();
     }
 
     /// Where the pointer is and what it looks like; `None` when there is no pointer or it is hidden.

@@ -1,17 +1,28 @@
 //! The seat: focus, popup grabs, and what the pointer looks like.
 
 use smithay::{
-    delegate_seat,
     desktop::{PopupGrab, PopupKeyboardGrab, PopupKind, PopupPointerGrab, PopupUngrabStrategy},
     input::{
         keyboard::LedState,
         pointer::{CursorImageStatus, Focus},
         Seat, SeatHandler, SeatState,
     },
-    reexports::wayland_server::{protocol::wl_surface::WlSurface, Resource},
+    reexports::wayland_server::{
+        backend::ClientId,
+        delegate_dispatch, delegate_global_dispatch,
+        protocol::{
+            wl_keyboard::WlKeyboard,
+            wl_pointer::WlPointer,
+            wl_seat::{self, WlSeat},
+            wl_surface::WlSurface,
+            wl_touch::WlTouch,
+        },
+        Client, DataInit, Dispatch, DisplayHandle, Resource,
+    },
     utils::{IsAlive, Serial},
-    wayland::selection::{
-        data_device::set_data_device_focus, primary_selection::set_primary_focus,
+    wayland::{
+        seat::{KeyboardUserData, PointerUserData, SeatGlobalData, SeatUserData, TouchUserData},
+        selection::{data_device::set_data_device_focus, primary_selection::set_primary_focus},
     },
 };
 
@@ -131,4 +142,38 @@ impl Vitrine {
     }
 }
 
-delegate_seat!(Vitrine);
+delegate_global_dispatch!(Vitrine: [WlSeat: SeatGlobalData<Vitrine>] => SeatState<Vitrine>);
+delegate_dispatch!(Vitrine: [WlPointer: PointerUserData<Vitrine>] => SeatState<Vitrine>);
+delegate_dispatch!(Vitrine: [WlKeyboard: KeyboardUserData<Vitrine>] => SeatState<Vitrine>);
+delegate_dispatch!(Vitrine: [WlTouch: TouchUserData<Vitrine>] => SeatState<Vitrine>);
+
+/// As Smithay's, but a pointer object that is made while the pointer is over its client's surface hears of that.
+impl Dispatch<WlSeat, SeatUserData<Vitrine>> for Vitrine {
+    fn request(
+        state: &mut Self,
+        client: &Client,
+        seat: &WlSeat,
+        request: wl_seat::Request,
+        data: &SeatUserData<Vitrine>,
+        display: &DisplayHandle,
+        data_init: &mut DataInit<'_, Self>,
+    ) {
+        let pointer = matches!(request, wl_seat::Request::GetPointer { .. });
+        <SeatState<Vitrine> as Dispatch<WlSeat, SeatUserData<Vitrine>, Vitrine>>::request(
+            state, client, seat, request, data, display, data_init,
+        );
+        if pointer {
+            // Not now: the new object has its data only when this request is done.
+            let client = client.clone();
+            state
+                .event_loop
+                .insert_idle(move |state| crate::input::pointer_object_added(state, &client));
+        }
+    }
+
+    fn destroyed(state: &mut Self, client: ClientId, seat: &WlSeat, data: &SeatUserData<Vitrine>) {
+        <SeatState<Vitrine> as Dispatch<WlSeat, SeatUserData<Vitrine>, Vitrine>>::destroyed(
+            state, client, seat, data,
+        );
+    }
+}

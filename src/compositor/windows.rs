@@ -2,7 +2,7 @@
 
 use smithay::{
     backend::renderer::utils::on_commit_buffer_handler,
-    delegate_compositor, delegate_xdg_decoration, delegate_xdg_shell,
+    delegate_xdg_decoration,
     desktop::{find_popup_root_surface, PopupKind},
     input::Seat,
     output::Output,
@@ -144,6 +144,5 @@ impl XdgDecorationHandler for Vitrine {
     }
 }
 
-delegate_compositor!(Vitrine);
-delegate_xdg_shell!(Vitrine);
+crate::delegate_guarded_surfaces!(Vitrine);
 delegate_xdg_decoration!(Vitrine);

@@ -15,7 +15,7 @@ mod touch;
 use smithay::{
     backend::input::{Event, InputBackend, InputEvent},
     input::{Seat, SeatHandler},
-    reexports::wayland_server::protocol::wl_surface::WlSurface,
+    reexports::wayland_server::{protocol::wl_surface::WlSurface, Client},
     utils::{Logical, Point, Serial},
 };
 
@@ -175,4 +175,9 @@ pub fn outputs_changed<D: InputHost>(host: &mut D) {
 /// nothing when it is not, so it is cheap after every commit.
 pub fn surfaces_changed<D: InputHost>(host: &mut D) {
     pointer::refresh_focus(host);
+}
+
+/// Call this after a client got a wl_pointer object.
+pub fn pointer_object_added<D: InputHost>(host: &mut D, client: &Client) {
+    pointer::object_added(host, client);
 }

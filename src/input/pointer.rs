@@ -12,6 +12,7 @@ use smithay::{
         GestureSwipeEndEvent, GestureSwipeUpdateEvent, MotionEvent, PointerHandle,
         RelativeMotionEvent,
     },
+    reexports::wayland_server::{Client, Resource},
     utils::{Logical, Point, SERIAL_COUNTER},
 };
 
@@ -336,6 +337,27 @@ pub(super) fn refresh_focus<D: InputHost>(host: &mut D) {
             move_to(host, &pointer, location, now(), None);
         }
     }
+}
+
+/// A client got another wl_pointer object. Where its surface is below the pointer, that object has missed the enter, and
+/// without it would stay silent until the pointer leaves and comes back: never, with one full-screen window.
+pub(super) fn object_added<D: InputHost>(host: &mut D, client: &Client) {
+    let Some(pointer) = host.seat().get_pointer() else {
+        return;
+    };
+    let under = host.input().under_pointer.clone();
+    let own = under.filter(|(surface, _)| surface.client().is_some_and(|c| c.id() == client.id()));
+    let Some(focus) = own.filter(|_| !pointer.is_grabbed()) else {
+        return;
+    };
+    let event = MotionEvent {
+        location: pointer.current_location(),
+        serial: SERIAL_COUNTER.next_serial(),
+        time: now(),
+    };
+    pointer.motion(host, None, &event);
+    pointer.motion(host, Some(focus), &event);
+    pointer.frame(host);
 }
 
 /// libinput's clock is ours.

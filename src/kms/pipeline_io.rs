@@ -440,7 +440,14 @@ impl Pipeline {
     /// Deadlines, and everything to be told since the last call. Call it after every other call and at
     /// [`Pipeline::next_deadline`].
     pub fn tick(&mut self, now: Time) -> Vec<Action> {
-        self.poll_fences(now);
+        // Only a deadline is worth a system call: the event loop tells of fences by itself.
+        if self
+            .writeback
+            .next_deadline(now)
+            .is_some_and(|due| due <= now)
+        {
+            self.poll_fences(now);
+        }
         if self.state.tick(now) {
             warn!(target: "vitrine::kms", output = %self.name, "no flip event for 12 s; going on without it");
             self.on_screen.append(&mut self.pending);

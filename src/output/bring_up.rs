@@ -97,6 +97,7 @@ impl Screen {
             drawn_cursor: false,
             uncommitted: None,
             feedback: None,
+            callbacks: super::feedback::DrawnCallbacks::default(),
             callbacks_due: None,
             last_flip: Time::default(),
             retry_at: None,
@@ -105,6 +106,7 @@ impl Screen {
             next_job: 1,
             paused: false,
             flips: 0,
+            missed: 0,
             output,
         })
     }
@@ -253,6 +255,7 @@ impl Screen {
             published = capture.frames,
             delivered = capture.delivered,
             skipped = capture.skipped.wanted(),
+            missed = self.missed,
             lost = jobs.lost,
             late = jobs.late,
             failed = jobs.failed,

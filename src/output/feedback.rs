@@ -8,12 +8,17 @@ use smithay::{
         send_frames_surface_tree, surface_presentation_feedback_flags_from_states,
         OutputPresentationFeedback,
     },
+    desktop::PopupManager,
     output::Output,
     reexports::{
         wayland_protocols::wp::presentation_time::server::wp_presentation_feedback::Kind,
-        wayland_server::protocol::wl_surface::WlSurface,
+        wayland_server::protocol::{wl_callback::WlCallback, wl_surface::WlSurface},
     },
-    wayland::presentation::Refresh,
+    wayland::{
+        compositor::{with_surface_tree_downward, SurfaceAttributes, TraversalAction},
+        presentation::{PresentationFeedbackCachedState, Refresh},
+        seat::WaylandFocus,
+    },
 };
 
 use crate::{shell::Shell, time::Time};
@@ -38,6 +43,19 @@ pub fn take(
     feedback
 }
 
+/// Whether a client asked for feedback that no frame has taken yet. Where nothing changed on the screen, the answer is
+/// still owed: the next refresh presents that commit too.
+pub fn is_owed(shell: &Shell, output: &Output) -> bool {
+    let mut owed = false;
+    for window in shell.space.elements_for_output(output) {
+        window.with_surfaces(|_, states| {
+            let mut cached = states.cached_state.get::<PresentationFeedbackCachedState>();
+            owed |= !cached.current().callbacks.is_empty();
+        });
+    }
+    owed
+}
+
 /// The frame is on the screen.
 pub fn presented(
     mut feedback: OutputPresentationFeedback,
@@ -51,6 +69,60 @@ pub fn presented(
         sequence,
         Kind::Vsync | Kind::HwClock | Kind::HwCompletion,
     );
+}
+
+/// Frame callbacks of what was drawn, until it is on the screen. What a client commits in between waits for its own flip:
+/// a client that draws on its callback would otherwise replace pictures that nobody saw.
+///
+/// Dropping it is the answer too, so that no client hangs when the screen goes.
+#[derive(Debug, Default)]
+pub struct DrawnCallbacks(Vec<WlCallback>);
+
+impl DrawnCallbacks {
+    /// Takes those of all windows on this output and of the pointer's surface.
+    pub fn take(&mut self, shell: &Shell, output: &Output, cursor: Option<&WlSurface>) {
+        for window in shell.space.elements_for_output(output) {
+            if let Some(surface) = window.wl_surface() {
+                self.take_tree(&surface);
+                for (popup, _) in PopupManager::popups_for_surface(&surface) {
+                    self.take_tree(popup.wl_surface());
+                }
+            }
+        }
+        if let Some(cursor) = cursor {
+            self.take_tree(cursor);
+        }
+    }
+
+    fn take_tree(&mut self, surface: &WlSurface) {
+        with_surface_tree_downward(
+            surface,
+            (),
+            |_, _, &()| TraversalAction::DoChildren(()),
+            |_, states, &()| {
+                let mut attributes = states.cached_state.get::<SurfaceAttributes>();
+                self.0.append(&mut attributes.current().frame_callbacks);
+            },
+            |_, _, &()| true,
+        );
+    }
+
+    /// They are on the screen, or will never be.
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the protocol's milliseconds wrap around"
+    )]
+    pub fn done(&mut self, at: Time) {
+        for callback in self.0.drain(..) {
+            callback.done(at.as_duration().as_millis() as u32);
+        }
+    }
+}
+
+impl Drop for DrawnCallbacks {
+    fn drop(&mut self) {
+        self.done(Time::now());
+    }
 }
 
 /// Tells the clients on this output that now is a good time to draw.

@@ -4,7 +4,6 @@ use super::{feedback, screen::Screen, Step, StepContext};
 use crate::{
     capture::{self, OutputCapture},
     kms::{pipeline::Flip, writeback::Action, CommitError, JobId, Verdict},
-    shell::Shell,
     time::Time,
 };
 
@@ -13,7 +12,7 @@ const REFUSALS_BEFORE_GIVING_UP: u32 = 3;
 
 impl Screen {
     /// The flip event of this screen's commit.
-    pub fn flipped(&mut self, at: Time, sequence: u64, shell: &Shell, capture: &mut OutputCapture) {
+    pub fn flipped(&mut self, at: Time, sequence: u64, capture: &mut OutputCapture) {
         let now = Time::now();
         let (flip, verdict) = self.pipeline.flipped(at, now);
         if let Some(verdict) = verdict {
@@ -29,7 +28,7 @@ impl Screen {
             feedback::presented(feedback, at, self.refresh, sequence);
         }
         self.callbacks_due = None;
-        feedback::send_frame_callbacks(shell, &self.output, self.cursor_surface.as_ref(), at);
+        self.callbacks.done(at);
     }
 
     /// A job's fence became readable.

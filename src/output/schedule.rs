@@ -18,6 +18,9 @@ pub struct Situation {
     pub dirty: bool,
     /// Whether capture clients want the next frame.
     pub demand: Demand,
+    /// Until then the applications may still have something new for the next refresh. A commit that only a capture client
+    /// wants would take that refresh from them.
+    pub change_time: Time,
     /// What the writeback connector says about the next commit.
     pub pacing: Pacing,
     /// Whether a job may be armed, and of which kind.
@@ -46,6 +49,7 @@ pub fn plan(now: Time, situation: Situation) -> Plan {
         may_commit,
         dirty,
         demand,
+        change_time,
         pacing,
         arm,
     } = situation;
@@ -55,6 +59,9 @@ pub fn plan(now: Time, situation: Situation) -> Plan {
     }
     if let Pacing::Wait { until } = pacing {
         return Plan::Wait(until);
+    }
+    if !dirty && now < change_time {
+        return Plan::Wait(Some(change_time));
     }
     if demand == Demand::None {
         return Plan::Show;
@@ -108,6 +115,7 @@ mod tests {
             may_commit: true,
             dirty: true,
             demand: Demand::OnDamage,
+            change_time: at(0),
             pacing: Pacing::Go,
             arm: Ok(ArmKind::Normal),
         }
@@ -142,6 +150,27 @@ mod tests {
                 force: true
             }
         );
+    }
+
+    #[test]
+    fn a_commit_for_a_capture_client_alone_leaves_the_applications_their_time() {
+        let still = Situation {
+            dirty: false,
+            demand: Demand::Now,
+            change_time: at(12),
+            ..idle()
+        };
+        assert_eq!(plan(at(1), still), Plan::Wait(Some(at(12))));
+        let forced = Plan::Capture {
+            kind: ArmKind::Normal,
+            force: true,
+        };
+        assert_eq!(plan(at(12), still), forced);
+        let changed = Situation {
+            dirty: true,
+            ..still
+        };
+        assert_eq!(plan(at(1), changed), forced);
     }
 
     #[test]

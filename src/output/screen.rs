@@ -6,7 +6,11 @@
 use std::{sync::Arc, time::Duration};
 
 use smithay::{
-    backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd, renderer::sync::SyncPoint},
+    backend::{
+        allocator::gbm::GbmDevice,
+        drm::DrmDeviceFd,
+        renderer::{element::RenderElementStates, sync::SyncPoint},
+    },
     desktop::utils::OutputPresentationFeedback,
     output::Output,
     reexports::wayland_server::protocol::wl_surface::WlSurface,
@@ -24,7 +28,7 @@ use super::{
     PendingFence, Step, StepContext,
 };
 use crate::{
-    capture::{self, Producer},
+    capture::{self, Demand, Producer},
     geometry::Rect,
     kms::{self, ArmKind, CommitError, FrameState, JobId, PlaneUpdate, WritebackFb},
     render::{Drawn, Scene, SceneDamage, Target},
@@ -38,6 +42,9 @@ pub(super) const CAPTURE_FORMAT: drm_fourcc::DrmFourcc = drm_fourcc::DrmFourcc::
 
 /// Refreshes to wait after a failed commit before the next try.
 const RETRY_REFRESHES: u32 = 1;
+
+/// The longest such wait: whatever it is that makes commits fail, the screen is back soon after it is over.
+const MAX_RETRY_REFRESHES: u32 = 8;
 
 /// Failed commits in a row after which the whole state is set anew.
 const FAILURES_BEFORE_RESET: u32 = 8;
@@ -71,6 +78,7 @@ pub struct Screen {
     /// A drawn picture waits for a commit that works, with what it changes.
     pub(super) uncommitted: Option<Vec<Rect>>,
     pub(super) feedback: Option<OutputPresentationFeedback>,
+    pub(super) callbacks: feedback::DrawnCallbacks,
     /// Clients that wait for a frame callback get it then, although nothing was committed.
     pub(super) callbacks_due: Option<Time>,
     pub(super) last_flip: Time,
@@ -82,6 +90,8 @@ pub struct Screen {
     pub(super) next_job: u64,
     pub(super) paused: bool,
     pub(super) flips: u64,
+    /// Commits without a job although a capture client wanted the frame, because of the writeback connector's state.
+    pub(super) missed: u64,
 }
 
 /// A frame that is ready to be committed.
@@ -122,12 +132,27 @@ impl Screen {
         }
         match self.plan(context) {
             Plan::Wait(until) => step.wake_at(until),
-            Plan::Show => self.present(context, None, &mut step),
+            Plan::Show => {
+                self.missed += u64::from(context.capture.demand(context.now) != Demand::None);
+                self.present(context, None, &mut step);
+            }
             Plan::Capture { kind, force } => self.present(context, Some((kind, force)), &mut step),
         }
-        step.wake_at(self.pipeline.next_deadline(context.now));
+        step.wake_at(self.watchdog(context.now));
         step.wake_at(self.callbacks_due);
         step
+    }
+
+    /// When something that is under way counts as late. What may begin is the plan's business.
+    fn watchdog(&self, now: Time) -> Option<Time> {
+        let flip_pending = matches!(
+            self.pipeline.state(),
+            kms::pipeline::State::FlipPending { .. }
+        );
+        let under_way = flip_pending || self.pipeline.writeback().in_flight().is_some();
+        self.pipeline
+            .next_deadline(now)
+            .filter(|due| under_way && *due > now)
     }
 
     fn plan(&mut self, context: &mut StepContext<'_>) -> Plan {
@@ -150,6 +175,7 @@ impl Screen {
                 may_commit: !flip_pending,
                 dirty: self.scene_dirty || self.cursor_dirty || self.uncommitted.is_some(),
                 demand: context.capture.demand(now),
+                change_time: self.last_flip + self.refresh * 3 / 4,
                 pacing: self.pipeline.may_commit(now),
                 arm,
             },
@@ -182,13 +208,15 @@ impl Screen {
     fn draw(&mut self, context: &mut StepContext<'_>, force: bool) -> Option<Picture> {
         let moved = self.place_cursor(context);
         let mut drawn = None;
+        let mut owed = false;
         if self.scene_dirty || self.chain.latest().is_none() {
             drawn = self.draw_scene(context);
+            owed = drawn.is_none() && feedback::is_owed(context.shell, &self.output);
         }
         self.scene_dirty = false;
         self.cursor_dirty = false;
         let waiting = self.uncommitted.take();
-        if drawn.is_none() && moved.is_empty() && waiting.is_none() && !force {
+        if drawn.is_none() && moved.is_empty() && waiting.is_none() && !force && !owed {
             return None;
         }
         let index = self.chain.latest()?;
@@ -199,8 +227,13 @@ impl Screen {
             damage.extend(drawn.damage);
             let visible = feedback::take(context.shell, &self.output, &drawn.states);
             self.feedback = Some(visible);
+        } else if owed {
+            let unchanged = RenderElementStates::default();
+            self.feedback = Some(feedback::take(context.shell, &self.output, &unchanged));
         }
         damage.extend(moved);
+        let cursor = self.cursor_surface.as_ref();
+        self.callbacks.take(context.shell, &self.output, cursor);
         Some(Picture {
             index,
             damage,
@@ -400,11 +433,14 @@ impl Screen {
             context.capture.unarm(capture::JobId(job.0));
         }
         if job.is_some() && error.is_about_configuration() {
-            self.job_refused(error);
             // The display does not wait for capture: the same picture without the job, at once.
             let frame = self.frame_state(&picture);
             match self.pipeline.commit(&frame, None, context.now) {
-                Ok(committed) => return self.committed(context, picture, None, committed, step),
+                Ok(committed) => {
+                    // Only now it is the job that is to blame.
+                    self.job_refused(error);
+                    return self.committed(context, picture, None, committed, step);
+                }
                 Err(again) => {
                     tracing::debug!(target: "vitrine::output", %again, "refused without the job too")
                 }
@@ -424,7 +460,7 @@ impl Screen {
                 tracing::debug!(target: "vitrine::output", output = %self.output.name(), %error, failures = self.failures, "commit failed");
             }
         }
-        let refreshes = RETRY_REFRESHES << self.failures.min(6);
+        let refreshes = (RETRY_REFRESHES << self.failures.min(6)).min(MAX_RETRY_REFRESHES);
         self.retry_at = Some(context.now + self.refresh * refreshes);
         step.wake_at(self.retry_at);
         if self.failures >= FAILURES_BEFORE_RESET && error.is_about_configuration() {
@@ -442,6 +478,7 @@ impl Screen {
     fn send_due_callbacks(&mut self, context: &StepContext<'_>) {
         if self.callbacks_due.is_some_and(|due| due <= context.now) {
             self.callbacks_due = None;
+            self.callbacks.done(context.now);
             let cursor = self.cursor_surface.as_ref();
             feedback::send_frame_callbacks(context.shell, &self.output, cursor, context.now);
         }

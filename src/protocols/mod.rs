@@ -12,6 +12,7 @@
 mod clients;
 mod shm_guard;
 mod source;
+mod surface_guard;
 mod target;
 
 pub mod ext_image_capture_source;
@@ -39,6 +40,7 @@ use self::{
 
 pub use shm_guard::GuardedShm;
 pub use source::CaptureSource;
+pub use surface_guard::GuardedSurfaces;
 
 /// Something to be run by the event loop with the compositor's state.
 pub type LoopTask<D> = Box<dyn FnOnce(&mut D) + Send>;

@@ -8,14 +8,14 @@ mod window;
 
 use smithay::{
     backend::{
-        allocator::{dmabuf::Dmabuf, gbm::GbmDevice, Buffer as _},
+        allocator::{dmabuf::Dmabuf, format::get_bpp, gbm::GbmDevice, Buffer as _},
         drm::DrmDeviceFd,
         egl::{EGLContext, EGLDisplay},
         renderer::{
             damage::OutputDamageTracker,
             element::{
                 memory::MemoryRenderBufferRenderElement, surface::WaylandSurfaceRenderElement,
-                AsRenderElements, RenderElementStates,
+                AsRenderElements, Element, RenderElementStates,
             },
             gles::GlesRenderer,
             pixman::PixmanRenderer,
@@ -35,6 +35,9 @@ pub use window::WindowCanvas;
 
 /// Behind all windows: black, as every kiosk shows.
 const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);
+
+/// The largest element that is drawn, in pixels: pixman counts coordinates in 16 bits, and a client may ask for any size.
+const MAX_EXTENT: i32 = 16_384;
 
 /// Why a scene could not be drawn.
 #[derive(Debug, thiserror::Error)]
@@ -222,6 +225,11 @@ fn check_extent(dmabuf: &Dmabuf) -> Result<(), RenderError> {
     let Ok(length) = rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0)) else {
         return refuse("its file descriptor is no dma-buf");
     };
+    let bits = get_bpp(dmabuf.format().code).unwrap_or(32);
+    let line = u64::from(dmabuf.width()) * (bits as u64).div_ceil(8);
+    if u64::from(stride) < line {
+        return refuse("its stride is shorter than a line");
+    }
     let needed = u64::from(offset) + u64::from(stride) * u64::from(dmabuf.height());
     if needed > length {
         return refuse("offset, stride and height reach past its end");
@@ -310,5 +318,10 @@ where
         let origin: Point<i32, Physical> = origin.to_physical_precise_round(scale);
         elements.extend(window.render_elements::<SceneElement<R>>(renderer, origin, scale, 1.0));
     }
+    // One surface that no renderer can draw would fail the whole screen, and for all others.
+    elements.retain(|element| {
+        let size = element.geometry(scale).size;
+        size.w <= MAX_EXTENT && size.h <= MAX_EXTENT
+    });
     elements
 }

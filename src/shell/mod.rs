@@ -86,9 +86,8 @@ impl Shell {
                 self.unmap(window);
                 return true;
             }
-            if placement(&window) == Placement::Centred {
-                self.move_to_place(&window);
-            }
+            // Its size may be another one now, also that of a full-screen window which ignored what it was given.
+            self.move_to_place(&window);
             return false;
         }
         if root != *surface {
@@ -108,6 +107,11 @@ impl Shell {
             return false;
         };
         if !toplevel.is_initial_configure_sent() {
+            if has_buffer(surface) {
+                // Posts the protocol's error: a buffer before the first configure.
+                toplevel.ensure_configured();
+                return false;
+            }
             self.configure(&window);
             toplevel.send_configure();
             return false;
@@ -156,26 +160,47 @@ impl Shell {
             .and_then(|window| window.wl_surface().map(|s| s.into_owned()))
     }
 
-    /// Raises the window that a surface belongs to; says whether the order changed.
+    /// Raises the window that a surface belongs to, and its dialogs above it, as an open dialog is not to be lost behind
+    /// its parent. Says whether the order changed.
     pub fn raise(&mut self, surface: &WlSurface) -> bool {
         let Some(window) = root_of(surface).and_then(|root| self.mapped(&root)) else {
             return false;
         };
-        let is_top = self.space.elements().next_back() == Some(&window);
-        if !is_top {
-            self.space.raise_element(&window, true);
+        let before: Vec<Window> = self.space.elements().cloned().collect();
+        self.space.raise_element(&window, true);
+        for other in &before {
+            if self.is_above(other, &window) {
+                self.space.raise_element(other, true);
+            }
         }
-        !is_top
+        !self.space.elements().eq(before.iter())
+    }
+
+    /// Whether `window` is a dialog of `parent`, or a dialog of its dialogs.
+    fn is_above(&self, window: &Window, parent: &Window) -> bool {
+        let mut at = window.clone();
+        // Never more steps than there are windows, whatever clients claim of their parents.
+        for _ in 0..self.space.elements().len() {
+            let above = at.toplevel().and_then(ToplevelSurface::parent);
+            let Some(next) = above.and_then(|surface| self.mapped(&surface)) else {
+                return false;
+            };
+            if next == *parent {
+                return true;
+            }
+            at = next;
+        }
+        false
     }
 
     /// Marks the window of `surface` as the active one and tells the others that they are not.
     pub fn activate(&mut self, surface: Option<&WlSurface>) {
         for window in self.space.elements() {
             let active = surface.is_some_and(|surface| is_of(window, surface));
-            if window.set_activated(active) {
-                if let Some(toplevel) = window.toplevel() {
-                    toplevel.send_pending_configure();
-                }
+            window.set_activated(active);
+            // Also when that changed nothing: mapping an element activates it in the space, and nobody has told it yet.
+            if let Some(toplevel) = window.toplevel() {
+                toplevel.send_pending_configure();
             }
         }
     }
@@ -203,6 +228,7 @@ impl Shell {
 
     /// Gives a popup a new place inside its screen.
     pub fn place_popup(&self, popup: &PopupSurface, positioner: PositionerState) {
+        let positioner = bounded(positioner);
         let geometry = self.popup_bounds(popup).map_or_else(
             || positioner.get_geometry(),
             |t| positioner.get_unconstrained_geometry(t),
@@ -323,6 +349,21 @@ impl Shell {
         self.popups.cleanup();
         self.unmapped.retain(|window| window.alive());
     }
+}
+
+/// The positioner with numbers that can be added: Smithay does it without a care for overflow, and clients send any.
+fn bounded(mut positioner: PositionerState) -> PositionerState {
+    const FAR: i32 = 1 << 20;
+    let near = |number: &mut i32| *number = (*number).clamp(-FAR, FAR);
+    near(&mut positioner.offset.x);
+    near(&mut positioner.offset.y);
+    near(&mut positioner.anchor_rect.loc.x);
+    near(&mut positioner.anchor_rect.loc.y);
+    near(&mut positioner.anchor_rect.size.w);
+    near(&mut positioner.anchor_rect.size.h);
+    near(&mut positioner.rect_size.w);
+    near(&mut positioner.rect_size.h);
+    positioner
 }
 
 fn is_of(window: &Window, surface: &WlSurface) -> bool {

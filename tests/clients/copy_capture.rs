@@ -277,6 +277,13 @@ impl PendingCopy {
         self.record.lock().unwrap().end.is_some()
     }
 
+    /// The end, if it came: when the frame was presented, or why there is none.
+    pub fn ended(&self) -> Option<Result<Duration, FailureReason>> {
+        let record = self.record.lock().unwrap();
+        let (_, end) = record.end?;
+        Some(end.map(|()| record.presented))
+    }
+
     /// Waits for the end with the client's patience.
     pub fn wait(self, client: &mut Client, buffer: &Buffer) -> Result<CopyOutcome, ClientError> {
         let end = self.wait_end(client, client.patience())?;

@@ -321,6 +321,12 @@ pub struct MappedFrame {
 }
 
 impl MappedFrame {
+    /// The bytes of the lines, and their stride.
+    pub fn read<T>(&self, look: impl FnOnce(&[u8], u32) -> T) -> T {
+        self.mapping
+            .read(|bytes| look(&bytes[self.offset..], self.stride))
+    }
+
     /// What is there now.
     pub fn picture(&self) -> Picture {
         let Self {

@@ -68,9 +68,11 @@ impl State {
         }
     }
 
+    /// The newest of that number: a compositor may give the number of an output that is long gone to a new one.
     fn output_of(&mut self, global: u32) -> Option<&mut OutputInfo> {
         self.outputs
             .iter_mut()
+            .rev()
             .find(|output| output.global == global)
     }
 }

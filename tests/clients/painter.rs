@@ -182,13 +182,41 @@ impl Painter {
         picture: Picture,
         damage: Option<Rect>,
     ) -> Result<usize, ClientError> {
-        let index = self.free_buffer(client, (picture.width, picture.height))?;
-        self.acknowledge();
+        let size = (picture.width, picture.height);
+        let commit = self.show_bytes(client, n, size, damage, |bytes, stride| {
+            picture.to_lines(bytes, stride);
+        })?;
+        self.content = picture;
+        Ok(commit)
+    }
+
+    /// As [`Self::show`] for a client in a hurry: `draw` fills the buffer's lines, whose stride it is told.
+    /// [`Self::expected`] does not learn of it.
+    pub fn show_bytes(
+        &mut self,
+        client: &mut Client,
+        n: u32,
+        size: (u32, u32),
+        damage: Option<Rect>,
+        draw: impl FnOnce(&mut [u8], u32),
+    ) -> Result<usize, ClientError> {
+        let index = self.free_buffer(client, size)?;
         let buffer = &mut self.buffers[index];
         let stride = buffer.stride;
-        buffer.write(|bytes| picture.to_lines(bytes, stride));
+        buffer.write(|bytes| draw(bytes, stride));
+        self.commit(client, n, index, damage)
+    }
+
+    fn commit(
+        &mut self,
+        client: &mut Client,
+        n: u32,
+        index: usize,
+        damage: Option<Rect>,
+    ) -> Result<usize, ClientError> {
+        self.acknowledge();
+        let buffer = &self.buffers[index];
         buffer.busy.store(true, Ordering::Relaxed);
-        self.content = picture;
         let done = Arc::new(AtomicBool::new(false));
         self.surface.frame(&client.qh, Arc::clone(&done));
         self.frame_done = Some(done);
@@ -199,6 +227,14 @@ impl Painter {
         self.surface.commit();
         client.flush()?;
         Ok(commit)
+    }
+
+    /// Commits whatever the next free buffer holds, with damage all over: full motion without the time that drawing
+    /// takes. What [`Self::expected`] says is wrong until the next picture.
+    pub fn flip(&mut self, client: &mut Client, n: u32) -> Result<usize, ClientError> {
+        let size = self.size();
+        let index = self.free_buffer(client, size)?;
+        self.commit(client, n, index, None)
     }
 
     /// Waits for the frame callback of the last commit.
@@ -213,6 +249,12 @@ impl Painter {
             pointer.update();
         }
         Ok(())
+    }
+
+    /// Whether the frame callback of the last commit has come, as far as events were dispatched; also if there was none.
+    pub fn is_frame_done(&self) -> bool {
+        let done = self.frame_done.as_ref();
+        done.is_none_or(|done| done.load(Ordering::Relaxed))
     }
 
     /// Waits until a commit was presented or discarded.

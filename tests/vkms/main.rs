@@ -12,10 +12,31 @@
 mod clients;
 #[path = "../machine/mod.rs"]
 mod machine;
-mod stage;
 
+mod bad_inputs;
 mod capture;
+mod cli;
+mod copies;
+mod cursor;
+mod faults;
+mod film;
 mod harness;
+mod holders;
+mod hotplug;
+mod input;
+mod kiosk;
 mod kms;
+mod leaving;
+mod mouse;
+mod pause;
 mod pixels;
+mod programs;
+mod screen;
 mod session;
+mod sharing;
+mod stage;
+mod stock;
+mod streaming;
+mod surfaces;
+mod uinput;
+mod window;

@@ -1,0 +1,215 @@
+//! wl_surface, wl_region and xdg_surface as Smithay 0.7.0 has them, without rectangles of negative size.
+//!
+//! Smithay 0.7.0 puts width and height into its geometry types as they come; a negative one ends a compositor that is built
+//! with debug assertions, and is a wrong rectangle in any other. By the protocols a negative damage or region covers nothing,
+//! and a window geometry without a size is an error. Everything else goes to Smithay unchanged.
+
+use smithay::wayland::{
+    compositor::{CompositorHandler, CompositorState, RegionUserData, SurfaceUserData},
+    shell::xdg::{XdgShellHandler, XdgShellState, XdgShellSurfaceUserData, XdgSurfaceUserData},
+};
+use wayland_protocols::xdg::shell::server::{
+    xdg_popup::XdgPopup,
+    xdg_surface::{self, XdgSurface},
+    xdg_toplevel::{self, XdgToplevel},
+};
+use wayland_server::{
+    backend::ClientId,
+    protocol::{
+        wl_callback::WlCallback,
+        wl_region::{self, WlRegion},
+        wl_surface::{self, WlSurface},
+    },
+    Client, DataInit, Dispatch, DisplayHandle, Resource,
+};
+
+/// Takes the place of [`CompositorState`] for surfaces and regions and of [`XdgShellState`] for `xdg_surface`; see
+/// [`crate::delegate_guarded_surfaces!`].
+#[derive(Debug)]
+pub struct GuardedSurfaces;
+
+impl<D> Dispatch<WlSurface, SurfaceUserData, D> for GuardedSurfaces
+where
+    D: Dispatch<WlSurface, SurfaceUserData>
+        + Dispatch<WlCallback, ()>
+        + CompositorHandler
+        + 'static,
+{
+    fn request(
+        state: &mut D,
+        client: &Client,
+        surface: &WlSurface,
+        request: wl_surface::Request,
+        data: &SurfaceUserData,
+        display: &DisplayHandle,
+        data_init: &mut DataInit<'_, D>,
+    ) {
+        use wl_surface::Request::{Damage, DamageBuffer};
+        if let Damage { width, height, .. } | DamageBuffer { width, height, .. } = &request {
+            if *width < 0 || *height < 0 {
+                return;
+            }
+        }
+        <CompositorState as Dispatch<WlSurface, SurfaceUserData, D>>::request(
+            state, client, surface, request, data, display, data_init,
+        );
+    }
+
+    fn destroyed(state: &mut D, client: ClientId, surface: &WlSurface, data: &SurfaceUserData) {
+        <CompositorState as Dispatch<WlSurface, SurfaceUserData, D>>::destroyed(
+            state, client, surface, data,
+        );
+    }
+}
+
+impl<D> Dispatch<WlRegion, RegionUserData, D> for GuardedSurfaces
+where
+    D: Dispatch<WlRegion, RegionUserData> + CompositorHandler + 'static,
+{
+    fn request(
+        state: &mut D,
+        client: &Client,
+        region: &WlRegion,
+        request: wl_region::Request,
+        data: &RegionUserData,
+        display: &DisplayHandle,
+        data_init: &mut DataInit<'_, D>,
+    ) {
+        use wl_region::Request::{Add, Subtract};
+        if let Add { width, height, .. } | Subtract { width, height, .. } = &request {
+            if *width < 0 || *height < 0 {
+                return;
+            }
+        }
+        <CompositorState as Dispatch<WlRegion, RegionUserData, D>>::request(
+            state, client, region, request, data, display, data_init,
+        );
+    }
+
+    fn destroyed(state: &mut D, client: ClientId, region: &WlRegion, data: &RegionUserData) {
+        <CompositorState as Dispatch<WlRegion, RegionUserData, D>>::destroyed(
+            state, client, region, data,
+        );
+    }
+}
+
+impl<D> Dispatch<XdgSurface, XdgSurfaceUserData, D> for GuardedSurfaces
+where
+    D: Dispatch<XdgSurface, XdgSurfaceUserData>
+        + Dispatch<XdgToplevel, XdgShellSurfaceUserData>
+        + Dispatch<XdgPopup, XdgShellSurfaceUserData>
+        + XdgShellHandler
+        + 'static,
+{
+    fn request(
+        state: &mut D,
+        client: &Client,
+        surface: &XdgSurface,
+        request: xdg_surface::Request,
+        data: &XdgSurfaceUserData,
+        display: &DisplayHandle,
+        data_init: &mut DataInit<'_, D>,
+    ) {
+        if let xdg_surface::Request::SetWindowGeometry { width, height, .. } = &request {
+            if *width <= 0 || *height <= 0 {
+                surface.post_error(
+                    xdg_surface::Error::InvalidSize,
+                    format!("a window geometry cannot be {width}x{height}"),
+                );
+                return;
+            }
+        }
+        <XdgShellState as Dispatch<XdgSurface, XdgSurfaceUserData, D>>::request(
+            state, client, surface, request, data, display, data_init,
+        );
+    }
+
+    fn destroyed(state: &mut D, client: ClientId, surface: &XdgSurface, data: &XdgSurfaceUserData) {
+        <XdgShellState as Dispatch<XdgSurface, XdgSurfaceUserData, D>>::destroyed(
+            state, client, surface, data,
+        );
+    }
+}
+
+impl<D> Dispatch<XdgToplevel, XdgShellSurfaceUserData, D> for GuardedSurfaces
+where
+    D: Dispatch<XdgToplevel, XdgShellSurfaceUserData> + XdgShellHandler + 'static,
+{
+    fn request(
+        state: &mut D,
+        client: &Client,
+        toplevel: &XdgToplevel,
+        request: xdg_toplevel::Request,
+        data: &XdgShellSurfaceUserData,
+        display: &DisplayHandle,
+        data_init: &mut DataInit<'_, D>,
+    ) {
+        use xdg_toplevel::Request::{SetMaxSize, SetMinSize};
+        if let SetMinSize { width, height } | SetMaxSize { width, height } = &request {
+            if *width < 0 || *height < 0 {
+                toplevel.post_error(
+                    xdg_toplevel::Error::InvalidSize,
+                    format!("a window's limit cannot be {width}x{height}"),
+                );
+                return;
+            }
+        }
+        <XdgShellState as Dispatch<XdgToplevel, XdgShellSurfaceUserData, D>>::request(
+            state, client, toplevel, request, data, display, data_init,
+        );
+    }
+
+    fn destroyed(
+        state: &mut D,
+        client: ClientId,
+        toplevel: &XdgToplevel,
+        data: &XdgShellSurfaceUserData,
+    ) {
+        <XdgShellState as Dispatch<XdgToplevel, XdgShellSurfaceUserData, D>>::destroyed(
+            state, client, toplevel, data,
+        );
+    }
+}
+
+/// Like Smithay's `delegate_compositor!` and `delegate_xdg_shell!` together, with the requests that carry rectangles going
+/// through [`GuardedSurfaces`](crate::protocols::GuardedSurfaces).
+#[macro_export]
+macro_rules! delegate_guarded_surfaces {
+    ($ty:ty) => {
+        $crate::delegate_guarded_surfaces!(@global $ty: ::smithay::wayland::compositor::CompositorState, [
+            ::wayland_server::protocol::wl_compositor::WlCompositor: ();
+            ::wayland_server::protocol::wl_subcompositor::WlSubcompositor: ();
+        ]);
+        $crate::delegate_guarded_surfaces!(@global $ty: ::smithay::wayland::shell::xdg::XdgShellState, [
+            ::wayland_protocols::xdg::shell::server::xdg_wm_base::XdgWmBase: ();
+        ]);
+        $crate::delegate_guarded_surfaces!(@dispatch $ty: ::smithay::wayland::compositor::CompositorState, [
+            ::wayland_server::protocol::wl_compositor::WlCompositor: ();
+            ::wayland_server::protocol::wl_callback::WlCallback: ();
+            ::wayland_server::protocol::wl_subcompositor::WlSubcompositor: ();
+            ::wayland_server::protocol::wl_subsurface::WlSubsurface: ::smithay::wayland::compositor::SubsurfaceUserData;
+        ]);
+        $crate::delegate_guarded_surfaces!(@dispatch $ty: ::smithay::wayland::shell::xdg::XdgShellState, [
+            ::wayland_protocols::xdg::shell::server::xdg_wm_base::XdgWmBase:
+                ::smithay::wayland::shell::xdg::XdgWmBaseUserData;
+            ::wayland_protocols::xdg::shell::server::xdg_positioner::XdgPositioner:
+                ::smithay::wayland::shell::xdg::XdgPositionerUserData;
+            ::wayland_protocols::xdg::shell::server::xdg_popup::XdgPopup:
+                ::smithay::wayland::shell::xdg::XdgShellSurfaceUserData;
+        ]);
+        $crate::delegate_guarded_surfaces!(@dispatch $ty: $crate::protocols::GuardedSurfaces, [
+            ::wayland_server::protocol::wl_surface::WlSurface: ::smithay::wayland::compositor::SurfaceUserData;
+            ::wayland_server::protocol::wl_region::WlRegion: ::smithay::wayland::compositor::RegionUserData;
+            ::wayland_protocols::xdg::shell::server::xdg_surface::XdgSurface:
+                ::smithay::wayland::shell::xdg::XdgSurfaceUserData;
+            ::wayland_protocols::xdg::shell::server::xdg_toplevel::XdgToplevel:
+                ::smithay::wayland::shell::xdg::XdgShellSurfaceUserData;
+        ]);
+    };
+    (@global $ty:ty: $to:ty, [$($interface:ty: $data:ty;)*]) => {
+        $(::wayland_server::delegate_global_dispatch!($ty: [$interface: $data] => $to);)*
+    };
+    (@dispatch $ty:ty: $to:ty, [$($interface:ty: $data:ty;)*]) => {
+        $(::wayland_server::delegate_dispatch!($ty: [$interface: $data] => $to);)*
+    };
+}
