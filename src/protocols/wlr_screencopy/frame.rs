@@ -482,6 +482,7 @@ fn finish_copy<D: CaptureHandler>(
             session::give_back(state, subject, session);
             if let Some(capture) = state.capture_output(&subject.output) {
                 capture.record_copy(session, &report);
+                capture.copy_handed_over(session, Time::now());
             }
         }
         (Some(_), Err(error)) => recover(state, key, subject, &error),

@@ -158,6 +158,9 @@ where
                 overlay_cursor: overlay_cursor != 0,
             })
         });
+        if let Some(subject) = &subject {
+            session::expect(state, &client.id(), subject);
+        }
         frame::announce(state, key, object, subject);
     }
 

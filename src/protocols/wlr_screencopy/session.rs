@@ -5,6 +5,7 @@ use wayland_server::{backend, Client, DisplayHandle};
 use crate::{
     capture::{SessionId, SessionKind},
     protocols::{clients::Who, CaptureHandler},
+    time::Time,
 };
 
 use super::frame::Subject;
@@ -116,6 +117,26 @@ pub(super) fn take<D: CaptureHandler>(
         "capture by screencopy begins"
     );
     Some(id)
+}
+
+/// The client announced a frame of a subject that it has looked at before: `copy` comes two messages later, and the
+/// flip that happens meanwhile is wanted.
+pub(super) fn expect<D: CaptureHandler>(
+    state: &mut D,
+    client: &backend::ClientId,
+    subject: &Subject,
+) {
+    let clients = &state.capture_protocols().screencopy.clients;
+    let idle_on_it = |session: &&ScreencopySession| !session.busy && session.subject == *subject;
+    let session = clients
+        .get(client)
+        .and_then(|client| client.sessions.iter().find(idle_on_it));
+    let Some(id) = session.map(|session| session.id) else {
+        return;
+    };
+    if let Some(capture) = state.capture_output(&subject.output) {
+        capture.expect_request(id, Time::now());
+    }
 }
 
 /// The frame that used the session is over.
