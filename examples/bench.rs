@@ -35,6 +35,10 @@ use clients::{
 };
 use machine::{Machine, Output, SECOND};
 use stage::{Cpu, Stage};
+use vitrine::ipc::{
+    message,
+    wire::{Answer, Outcome, Reply, Request},
+};
 
 /// Measures what capture clients get and what they cost the compositor.
 #[derive(Parser, Clone)]
@@ -60,6 +64,9 @@ struct Arguments {
     /// The compositor's process (default: who listens at the socket)
     #[arg(long)]
     pid: Option<u32>,
+    /// Who makes the captured frames on the test machine: `capture.producer` of compositor.toml
+    #[arg(long, default_value = "writeback")]
+    producer: String,
     /// Draw nothing: something else moves on the screen
     #[arg(long)]
     no_painter: bool,
@@ -100,7 +107,12 @@ fn bench(arguments: &Arguments) -> Result<()> {
     }
     let arguments = arguments.clone();
     machine::boot(machine, move |guest| -> Result<()> {
-        let stage = Stage::start(guest, &arguments.mode, &[])?;
+        let stage = Stage::start_with(
+            guest,
+            &arguments.mode,
+            &format!("[capture]\nproducer = {:?}\n", arguments.producer),
+            &[],
+        )?;
         let pid = stage.vitrine.pid();
         measure_all(&arguments, &stage.client, pid, &guest.out().join("bench"))?;
         for counters in stage.end() {
@@ -159,8 +171,8 @@ fn measure_all(arguments: &Arguments, client: &Client, pid: u32, directory: &Pat
         }
         rows.extend(of_protocol);
     }
-    println!("\nprotocol     N   frames/client   frames/s   flip to ready, ms   CPU ms/frame   of it main   to N=1");
-    println!("                   min     max               median      p99");
+    println!("\nprotocol     N   frames/client   frames/s   flip to ready, ms   CPU ms/frame   of it main   to N=1   KiB copied");
+    println!("                   min     max               median      p99                                         /client/frame");
     for row in &rows {
         let one = rows
             .iter()
@@ -184,6 +196,8 @@ struct Row {
     distinct: usize,
     latencies: Vec<Duration>,
     cpu: Cpu,
+    /// Bytes copied into clients' memory; `None`: the compositor does not tell.
+    copied: Option<u64>,
 }
 
 impl Row {
@@ -196,6 +210,7 @@ impl Row {
             distinct: 0,
             latencies: Vec::new(),
             cpu: Cpu::default(),
+            copied: Some(0),
         }
     }
 
@@ -216,9 +231,13 @@ impl Row {
             )?)?);
         }
         std::thread::sleep(warm);
+        let copied_before = copied_bytes();
         let (begin, before) = (clock::now(), Cpu::of(pid)?);
         std::thread::sleep(length);
         let (end, cpu) = (clock::now(), Cpu::of(pid)?.since(before));
+        let copied = copied_bytes().zip(copied_before);
+        let copied = copied.map(|(after, before)| after.saturating_sub(before));
+        self.copied = self.copied.zip(copied).map(|(sum, more)| sum + more);
         for mut client in running {
             client.wait(all + SECOND * 25)?;
         }
@@ -250,7 +269,7 @@ impl Row {
 
     fn print(&self, one: Option<f64>) {
         println!(
-            "{:<11} {:>2}  {:>6}  {:>6}  {:>9.1}  {:>10.2}  {:>8.2}  {:>11.2}  {:>11.2}  {:>7}",
+            "{:<11} {:>2}  {:>6}  {:>6}  {:>9.1}  {:>10.2}  {:>8.2}  {:>11.2}  {:>11.2}  {:>7}  {:>11}",
             self.protocol.name(),
             self.clients,
             self.frames.iter().min().copied().unwrap_or(0),
@@ -264,7 +283,20 @@ impl Row {
                 "{:.2}",
                 self.cpu_per_frame() / one
             )),
+            self.copied.map_or("?".to_owned(), |copied| format!(
+                "{:.1}",
+                copied as f64 / 1024.0 / self.frames.iter().sum::<usize>() as f64
+            )),
         );
+    }
+}
+
+/// What the compositor copied into all its clients' memory so far, if it is a Vitrine that can be asked.
+fn copied_bytes() -> Option<u64> {
+    let line = message(None, Request::Capture, true).ok()?;
+    match serde_json::from_str::<Answer>(&line).ok()?.outcome {
+        Outcome::Ok(Reply::Capture(outputs)) => Some(outputs.iter().map(|o| o.copied_bytes).sum()),
+        _ => None,
     }
 }
 

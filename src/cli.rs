@@ -46,12 +46,61 @@ pub enum Command {
         #[arg(short, long, value_name = "DEVICE")]
         device: Option<PathBuf>,
     },
+    /// Show pictures, capture them through writeback and say what can be trusted; nothing else may drive the display
+    #[command(
+        after_help = "Exits with 0 if a screen can be captured and no writeback connector is faulty, else with 1."
+    )]
+    Selftest {
+        /// Device node [default: every /dev/dri/card*]
+        #[arg(short, long, value_name = "DEVICE")]
+        device: Option<PathBuf>,
+        /// Seconds per screen
+        #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=3600))]
+        seconds: u16,
+    },
     /// Check a configuration file and say what is wrong
     Validate {
         /// Configuration file [default: the one that would be used]
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Ask or tell the running compositor something
+    Msg {
+        /// Print the answer as one line of JSON
+        #[arg(short, long)]
+        json: bool,
+        /// Control socket [default: VITRINE_SOCKET, else the only one in $XDG_RUNTIME_DIR]
+        #[arg(short, long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+        /// What to say.
+        #[command(subcommand)]
+        message: Message,
+    },
+}
+
+/// What the running compositor can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Message {
+    /// Version and process id
+    Version,
+    /// Screens, their modes and counters
+    Outputs,
+    /// What capture did, per output and client
+    Capture,
+    /// The counters as OpenMetrics text
+    Metrics,
+    /// Log by another filter from now on, e.g. `info,vitrine::kms=debug`
+    Log {
+        /// tracing directives
+        filter: String,
+    },
+    /// Write the last frames as PNG (`capture.history` in compositor.toml keeps them)
+    History {
+        /// Folder to write to [default: `capture.history_dir`]
+        directory: Option<PathBuf>,
+    },
+    /// End the session
+    Quit,
 }
 
 /// A socket name is one path component: wl_display puts it below XDG_RUNTIME_DIR.
@@ -124,6 +173,26 @@ mod tests {
     }
 
     #[test]
+    fn messages_may_have_arguments() {
+        let msg = |words: &str| match parse(words).unwrap().command {
+            Some(Command::Msg { json, message, .. }) => (json, message),
+            _ => unreachable!("{words} is a message"),
+        };
+        assert_eq!(msg("vitrine msg capture"), (false, Message::Capture));
+        assert_eq!(msg("vitrine msg --json outputs"), (true, Message::Outputs));
+        let log = Message::Log {
+            filter: "debug".to_owned(),
+        };
+        assert_eq!(msg("vitrine msg log debug"), (false, log));
+        let history = |directory| Message::History { directory };
+        assert_eq!(msg("vitrine msg history"), (false, history(None)));
+        assert_eq!(
+            msg("vitrine msg history a"),
+            (false, history(Some("a".into())))
+        );
+    }
+
+    #[test]
     fn what_is_not_known_is_refused() {
         for words in [
             "vitrine foot",
@@ -131,6 +200,9 @@ mod tests {
             "vitrine -s a/b",
             "vitrine -c a probe",
             "vitrine -s ..",
+            "vitrine msg",
+            "vitrine msg log",
+            "vitrine msg capture now",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }

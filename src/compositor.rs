@@ -4,18 +4,22 @@
 //! The state is complete without any hardware: screens are added when a device is there, so protocol tests run the
 //! same state without a kernel.
 
+mod access;
 mod app;
 mod capture;
 mod clients;
+mod control;
 mod device;
 mod frames;
 mod handlers;
 mod input;
+mod peer;
 mod seat;
+mod sockets;
 mod toplevels;
 mod windows;
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use anyhow::Context;
 use smithay::{
@@ -49,6 +53,8 @@ use crate::{
     config::Config,
     input::{surfaces_changed, Input},
     kms::JobId,
+    output::Copier,
+    policy::Origin,
     protocols::{CaptureProtocols, LoopTask},
     render::Renderer,
     shell::Shell,
@@ -91,11 +97,16 @@ pub struct Vitrine {
     pub captures: HashMap<Output, OutputCapture>,
     /// The application that this session exists for.
     pub app: Option<crate::apps::App>,
+    /// The configuration that the command line named.
+    config_file: Option<std::path::PathBuf>,
+    access: access::Access,
     globals: Globals,
     seat_state: SeatState<Vitrine>,
     toplevels: toplevels::Toplevels,
     capture_protocols: CaptureProtocols,
     copy_pool: CopyPool,
+    /// Fills slots for the render producer.
+    copier: Copier,
     tasks: channel::Sender<LoopTask<Vitrine>>,
     dmabuf_global: Option<DmabufGlobal>,
     input: Input,
@@ -104,6 +115,8 @@ pub struct Vitrine {
     alarm: Option<(Time, RegistrationToken)>,
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
+    /// The control socket, and what is written in the background.
+    control: control::Control,
 }
 
 /// Smithay's protocol states; each keeps its globals alive.
@@ -160,10 +173,21 @@ impl Vitrine {
         let globals = Globals::new(&display_handle);
         let mut seat_state = SeatState::new();
         let seat = seat_state.new_wl_seat(&display_handle, config.seat.name.clone());
-        let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle, |_| true);
+        let mut access = access::Access::new(config.access.clone(), &display_handle);
+        let filter = access.capture_filter();
+        let toplevels = toplevels::Toplevels::new(ForeignToplevelListState::new_with_filter::<
+            Vitrine,
+        >(&display_handle, filter.clone()));
+        let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle, filter);
         let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
         insert_tasks(&event_loop, task_source)?;
         insert_display(&event_loop, display)?;
+        let results = tasks.clone();
+        let copier = Copier::new(move |filled| {
+            // The loop is gone only at exit; nobody waits for a frame then.
+            let _ = results.send(Box::new(|state: &mut Vitrine| state.slot_filled(filled)));
+        })
+        .context("the rendering thread cannot start")?;
         Ok(Self {
             shell: Shell::default(),
             seat,
@@ -172,13 +196,14 @@ impl Vitrine {
             backend: None,
             app: None,
             exit_code: None,
-            toplevels: toplevels::Toplevels::new(ForeignToplevelListState::new::<Vitrine>(
-                &display_handle,
-            )),
+            config_file: None,
+            access,
+            toplevels,
             globals,
             seat_state,
             capture_protocols,
             copy_pool: CopyPool::new(COPY_THREADS).context("the copy threads cannot start")?,
+            copier,
             tasks,
             dmabuf_global: None,
             captures: HashMap::new(),
@@ -186,6 +211,7 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             fences: HashMap::new(),
+            control: control::Control::default(),
             config,
             display: display_handle,
             event_loop,
@@ -204,18 +230,8 @@ impl Vitrine {
         }
         .map_err(|error| no_socket(name, &error))?;
         let name = socket.socket_name().to_string_lossy().into_owned();
-        self.event_loop
-            .insert_source(socket, |stream, _, state| state.add_client(stream))
-            .map_err(|error| anyhow::anyhow!("cannot watch the Wayland socket: {error}"))?;
+        self.watch_socket(socket, Origin::Public)?;
         Ok(name)
-    }
-
-    /// Takes a new client's connection.
-    pub fn add_client(&mut self, stream: std::os::unix::net::UnixStream) {
-        let data = Arc::new(ClientState::default());
-        if let Err(error) = self.display.insert_client(stream, data) {
-            tracing::warn!(target: "vitrine::compositor", %error, "a client could not be accepted");
-        }
     }
 
     /// Housekeeping after each turn of the event loop: places, focus, what is due, and the clients' events.

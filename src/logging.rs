@@ -1,10 +1,15 @@
 //! Sets up tracing: to standard error or to systemd's journal. Called once by `main`.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, sync::OnceLock};
 
-use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt, EnvFilter, Layer};
+use tracing_subscriber::{
+    layer::SubscriberExt, reload, util::SubscriberInitExt, EnvFilter, Layer, Registry,
+};
 
 use crate::config::{LogSection, LogTarget};
+
+/// The filter in use. The subscriber is one per process, and so is this.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +32,9 @@ pub enum LoggingError {
     /// [`start`] was called before.
     #[error("logging is already set up")]
     Twice,
+    /// [`start`] was not called before.
+    #[error("logging is not set up, so its filter cannot be changed")]
+    NotStarted,
 }
 
 /// Sends all events of the process to where `section` says. `filter` is the command line's and wins over VITRINE_LOG,
@@ -37,11 +45,7 @@ pub enum LoggingError {
 pub fn start(section: &LogSection, filter: Option<&str>) -> Result<(), LoggingError> {
     let (origin, directives) =
         pick_filter(filter, |name| std::env::var(name).ok(), &section.filter);
-    let filter = EnvFilter::try_new(&directives).map_err(|source| LoggingError::Filter {
-        origin,
-        filter: directives,
-        source,
-    })?;
+    let (filter, handle) = reload::Layer::new(read_filter(origin, directives)?);
     let journal = match section.target {
         LogTarget::Stderr => false,
         LogTarget::Journald => true,
@@ -60,7 +64,26 @@ pub fn start(section: &LogSection, filter: Option<&str>) -> Result<(), LoggingEr
     tracing_subscriber::registry()
         .with(layer.with_filter(filter))
         .try_init()
-        .map_err(|_| LoggingError::Twice)
+        .map_err(|_| LoggingError::Twice)?;
+    FILTER.set(handle).map_err(|_| LoggingError::Twice)
+}
+
+/// Another filter from now on.
+///
+/// # Errors
+/// The directives cannot be read (nothing has changed then), or there is no log.
+pub fn set_filter(directives: &str) -> Result<(), LoggingError> {
+    let filter = read_filter("vitrine msg log", directives.to_owned())?;
+    let handle = FILTER.get().ok_or(LoggingError::NotStarted)?;
+    handle.reload(filter).map_err(|_| LoggingError::NotStarted)
+}
+
+fn read_filter(origin: &'static str, directives: String) -> Result<EnvFilter, LoggingError> {
+    EnvFilter::try_new(&directives).map_err(|source| LoggingError::Filter {
+        origin,
+        filter: directives,
+        source,
+    })
 }
 
 /// The directives that count, and where they were said. An empty variable is as good as none.

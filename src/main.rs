@@ -1,11 +1,12 @@
 //! The `vitrine` program: command line, logging, exit code. Everything else is in the library.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use vitrine::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Message},
     config::Config,
+    ipc::{message, wire::Request},
     run,
 };
 
@@ -13,7 +14,16 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {
         Some(Command::Probe { device }) => run::probe(device.as_deref()).map(|()| 0),
+        Some(Command::Selftest { device, seconds }) => {
+            let time = std::time::Duration::from_secs(u64::from(*seconds));
+            run::selftest(device.as_deref(), time)
+        }
         Some(Command::Validate { config }) => validate(config.as_deref()),
+        Some(Command::Msg {
+            json,
+            socket,
+            message,
+        }) => msg(*json, socket.as_deref(), message),
         None => run(&cli),
     };
     match outcome {
@@ -34,11 +44,36 @@ fn validate(file: Option<&std::path::Path>) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+fn msg(json: bool, socket: Option<&std::path::Path>, said: &Message) -> anyhow::Result<u8> {
+    let request = match said {
+        Message::Version => Request::Version,
+        Message::Outputs => Request::Outputs,
+        Message::Capture => Request::Capture,
+        Message::Metrics => Request::Metrics,
+        Message::Log { filter } => Request::Log {
+            filter: filter.clone(),
+        },
+        Message::History { directory } => Request::History {
+            // The compositor has another working directory.
+            directory: directory.as_deref().map(std::path::absolute).transpose()?,
+        },
+        Message::Quit => Request::Quit,
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(message(socket, request, json)?.as_bytes())?;
+    Ok(0)
+}
+
 fn run(cli: &Cli) -> anyhow::Result<u8> {
     let (config, file) = Config::find(cli.config.as_deref())?;
     vitrine::logging::start(&config.log, cli.log.as_deref())?;
     if let Some(file) = file {
         tracing::info!(target: "vitrine", file = %file.display(), "configuration read");
     }
-    run::run(config, cli.socket.as_deref(), &cli.app)
+    run::run(
+        config,
+        cli.config.as_deref(),
+        cli.socket.as_deref(),
+        &cli.app,
+    )
 }

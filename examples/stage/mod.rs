@@ -61,11 +61,17 @@ pub struct Stage {
 impl Stage {
     /// Starts Vitrine with this mode and application and waits until it takes clients. The clients
     /// of this process and its children find it by WAYLAND_DISPLAY.
+    #[allow(dead_code, reason = "not every example needs it")]
     pub fn start(guest: &Guest, mode: &str, app: &[&str]) -> Result<Self> {
+        Self::start_with(guest, mode, "", app)
+    }
+
+    /// The same with more of a configuration file.
+    pub fn start_with(guest: &Guest, mode: &str, more: &str, app: &[&str]) -> Result<Self> {
         let config = guest.out().join("compositor.toml");
         fs::write(
             &config,
-            format!("[[output]]\nconnector = \"*\"\nmode = \"{mode}\"\n"),
+            format!("{more}[[output]]\nconnector = \"*\"\nmode = \"{mode}\"\n"),
         )?;
         let mut command = Command::new(vitrine_binary()?);
         command.arg("-c").arg(&config).args(["--socket", SOCKET]);

@@ -16,13 +16,15 @@ use crate::config::CursorSection;
 pub struct AppEnvironment {
     /// The socket's name: WAYLAND_DISPLAY.
     pub wayland_display: OsString,
+    /// The control socket's path, if there is one: VITRINE_SOCKET.
+    pub control_socket: Option<PathBuf>,
     /// XCURSOR_THEME and XCURSOR_SIZE.
     pub cursor: CursorSection,
 }
 
 /// Ours or our parent's, and wrong or dangerous in the application: another display, an inherited Wayland connection,
 /// and service manager variables with which a child could speak in our name.
-const NOT_INHERITED: [&str; 9] = [
+const NOT_INHERITED: [&str; 10] = [
     "DISPLAY",
     "WAYLAND_SOCKET",
     "NOTIFY_SOCKET",
@@ -32,12 +34,16 @@ const NOT_INHERITED: [&str; 9] = [
     "LISTEN_PID",
     "LISTEN_FDNAMES",
     "VITRINE_FAULTS",
+    "VITRINE_SOCKET",
 ];
 
 impl AppEnvironment {
     fn apply(&self, command: &mut Command) {
         for name in NOT_INHERITED {
             command.env_remove(name);
+        }
+        if let Some(path) = &self.control_socket {
+            command.env("VITRINE_SOCKET", path);
         }
         command
             .env("WAYLAND_DISPLAY", &self.wayland_display)
@@ -156,10 +162,15 @@ pub(super) fn spawn(
 
 /// A session of its own (so that Ctrl+C on our terminal and the terminal's keys are not the application's) and a clean
 /// signal state: the event loop blocks the signals that it reads from a signalfd, and a child inherits the mask. An
-/// application with SIGTERM blocked would have to be killed, and one with SIGCHLD blocked loses its children.
+/// application with SIGTERM blocked would have to be killed, and one with SIGCHLD blocked loses its children. Our raised
+/// limit of descriptors is not passed on: programs that use select() break above 1024.
 fn detach(command: &mut Command) {
-    let prepare = || {
+    let descriptors = crate::session::original_descriptor_limit();
+    let prepare = move || {
         rustix::process::setsid()?;
+        if let Some(limit) = descriptors {
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
+        }
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set that it is given; sigprocmask reads it. Both are plain calls that
         // are allowed between fork and exec, where only this thread exists.
@@ -173,7 +184,7 @@ fn detach(command: &mut Command) {
             Err(io::Error::last_os_error())
         }
     };
-    // SAFETY: the closure runs between fork and exec in a process that may have had several threads. It makes three
+    // SAFETY: the closure runs between fork and exec in a process that may have had several threads. It makes a few
     // async-signal-safe system calls and allocates nothing.
     unsafe {
         command.pre_exec(prepare);

@@ -21,6 +21,7 @@ const HANG: Duration = Duration::from_secs(60);
 
 fn environment() -> AppEnvironment {
     AppEnvironment {
+        control_socket: Some("/run/user/7/vitrine-wayland-7.sock".into()),
         wayland_display: "wayland-test".into(),
         cursor: CursorSection::default(),
     }

@@ -5,7 +5,10 @@ use std::{fmt::Debug, io, os::fd::OwnedFd};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 
 use crate::{
-    capture::ids::{FrameSeq, SlotId},
+    capture::{
+        ids::{FrameSeq, SlotId},
+        view::CursorInFrame,
+    },
     geometry::Rect,
     time::Time,
 };
@@ -36,6 +39,16 @@ pub struct FrameFormat {
     pub offset: u32,
 }
 
+impl Producer {
+    /// As in compositor.toml, for logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Producer::Writeback => "writeback",
+            Producer::Render => "render",
+        }
+    }
+}
+
 impl FrameFormat {
     /// The rectangle of all pixels. Sizes past `i32::MAX` saturate; no buffer of that size exists.
     pub fn full(&self) -> Rect {
@@ -54,11 +67,13 @@ pub struct FrameInfo {
     pub slot: SlotId,
     /// Who wrote it.
     pub producer: Producer,
+    /// What it has of the cursor.
+    pub cursor: CursorInFrame,
     /// When the flip that it shows was presented.
     pub presented: Time,
     /// How its pixels lie in memory.
     pub format: FrameFormat,
-    /// What changed since the previously published frame. What changed for one session comes with its delivery.
+    /// What changed since the previously published frame of its views. What changed for one session comes with its delivery.
     pub damage: Vec<Rect>,
 }
 

@@ -37,6 +37,11 @@ number! {
     JobId, "job-"
 }
 
+impl ClientId {
+    /// The compositor itself, which keeps a history. No client has this number.
+    pub const HOUSE: ClientId = ClientId(u64::MAX);
+}
+
 /// A buffer of the ring: its place in the buffers given to `set_buffers`, and which call of that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId {

@@ -1,7 +1,8 @@
 //! The display's side of an output's capture: which commit fills which slot, and what became of it.
 //!
 //! Damage travels with the jobs: what a commit changed belongs to the first frame that shows it. The damage of
-//! uncaptured commits waits for the next captured one; the damage of a job that failed goes back to wait.
+//! uncaptured commits waits for the next captured one; the damage of a job that failed goes back to wait. Each view has
+//! its own damage, since a cursor that moves changes only one of them.
 
 use std::sync::Arc;
 
@@ -12,8 +13,9 @@ use crate::{
         damage::DamageSet,
         frame::{FrameInfo, Producer},
         ids::{FrameSeq, JobId, SlotId},
-        output_capture::{OutputCapture, Skip, TARGET},
+        output_capture::{Demand, OutputCapture, Skip, TARGET},
         ring::{NoSlot, SlotState},
+        view::{CursorInFrame, PerView, View},
     },
     geometry::Rect,
     time::Time,
@@ -36,28 +38,56 @@ pub enum Completion {
 pub(crate) struct Job {
     pub id: JobId,
     pub producer: Producer,
-    /// Kick or canary: never published.
-    pub spare: bool,
+    /// What its frame will have of the cursor.
+    pub cursor: CursorInFrame,
+    /// The views that its frame is for, as long as no newer frame is there; none for a kick or a canary.
+    pub views: PerView<bool>,
     pub generation: u32,
-    /// What changed between the previous published frame and this one; `None` until its commit was reported.
-    pub damage: Option<DamageSet>,
+    /// What changed in each view between the previous published frame and this one; `None` until its commit was reported,
+    /// and in views that it is not for.
+    pub damage: PerView<Option<DamageSet>>,
+}
+
+impl Job {
+    fn is_spare(&self) -> bool {
+        !self.views.values().any(|wanted| *wanted)
+    }
 }
 
 impl OutputCapture {
-    /// May the next commit be captured? The answer is given at once. `job` is a number that was never used before; from now on
-    /// exactly one of [`unarm`](Self::unarm), [`complete`](Self::complete), [`fail`](Self::fail) or
-    /// [`overdue`](Self::overdue) ends it.
+    /// May the next commit be captured, for both views in one picture? See [`arm_view`](Self::arm_view).
+    ///
+    /// # Errors
+    /// Why not; it is counted.
+    pub fn arm(&mut self, job: JobId, producer: Producer, now: Time) -> Result<SlotId, Skip> {
+        self.arm_view(job, producer, CursorInFrame::Absent, now)
+    }
+
+    /// May the next commit be captured, in a frame with that of the cursor? The answer is given at once. `job` is a number
+    /// that was never used before; from now on exactly one of [`unarm`](Self::unarm), [`complete`](Self::complete),
+    /// [`fail`](Self::fail) or [`overdue`](Self::overdue) ends it. One commit may have a job for each view.
     ///
     /// # Errors
     /// Why not; it is counted. Nothing has changed then: commit without capture.
-    pub fn arm(&mut self, job: JobId, producer: Producer, now: Time) -> Result<SlotId, Skip> {
+    pub fn arm_view(
+        &mut self,
+        job: JobId,
+        producer: Producer,
+        cursor: CursorInFrame,
+        now: Time,
+    ) -> Result<SlotId, Skip> {
         self.take_releases(now);
+        let wanted = |capture: &Self| {
+            let mut views = cursor.views();
+            views.any(|view| capture.demand_for(view, now) != Demand::None)
+        };
         let armed = if self.ring.size() == 0 {
             Err(Skip::NoBuffers)
-        } else if !self.is_wanted(now) {
+        } else if !wanted(self) {
             Err(Skip::NoDemand)
         } else {
-            self.take_slot(job, producer, false, now)
+            let views = PerView::new(|view| cursor.serves(view));
+            self.take_slot(job, producer, cursor, views, now)
         };
         if let Err(skip) = armed {
             self.stats.skipped.count(skip);
@@ -68,6 +98,16 @@ impl OutputCapture {
         armed
     }
 
+    /// A commit is not captured although somebody wants it, for a reason that this room does not know. Only counts.
+    pub fn note_skip(&mut self, skip: Skip) {
+        self.stats.skipped.count(skip);
+    }
+
+    /// The slot of a job in flight or in quarantine.
+    pub fn slot_of(&self, job: JobId) -> Option<SlotId> {
+        self.ring.slot_of(job)
+    }
+
     /// A slot for a job that only finds out whether the hardware works (a kick, a canary). No client need want it, and it is
     /// never published. It ends like any other job.
     ///
@@ -75,7 +115,13 @@ impl OutputCapture {
     /// No slot is free now.
     pub fn arm_spare(&mut self, job: JobId, producer: Producer, now: Time) -> Result<SlotId, Skip> {
         self.take_releases(now);
-        let armed = self.take_slot(job, producer, true, now);
+        let armed = self.take_slot(
+            job,
+            producer,
+            CursorInFrame::Absent,
+            PerView::default(),
+            now,
+        );
         self.stats.spare_jobs += u64::from(armed.is_ok());
         armed
     }
@@ -84,45 +130,80 @@ impl OutputCapture {
         &mut self,
         job: JobId,
         producer: Producer,
-        spare: bool,
+        cursor: CursorInFrame,
+        views: PerView<bool>,
         now: Time,
     ) -> Result<SlotId, Skip> {
-        let memory = &self.memory;
-        let idle = |slot: SlotId| memory.get(&slot).is_none_or(|memory| memory.readers_idle());
-        let slot = self.ring.arm(job, now, &idle).map_err(|none| match none {
-            NoSlot::Empty => Skip::NoBuffers,
-            NoSlot::Full => Skip::NoFreeSlot,
-            NoSlot::Draining => Skip::Draining,
-            NoSlot::JobInUse => Skip::JobInUse,
+        let slot = self.ring_slot(job, now).or_else(|skip| {
+            if skip == Skip::NoFreeSlot && self.unpin_unwatched(now) {
+                return self.ring_slot(job, now);
+            }
+            Err(skip)
         })?;
         self.stats.jobs += 1;
         let generation = self.ring.generation();
         self.jobs.push(Job {
             id: job,
             producer,
-            spare,
+            cursor,
+            views,
             generation,
-            damage: None,
+            damage: PerView::default(),
         });
         Ok(slot)
     }
 
-    /// The display took a commit that changed `damage`, with the job `armed` in it, if any. To be called for every
-    /// commit, captured or not; rectangles may have any values and are clipped to the mode.
+    fn ring_slot(&mut self, job: JobId, now: Time) -> Result<SlotId, Skip> {
+        let memory = &self.memory;
+        let idle = |slot: SlotId| memory.get(&slot).is_none_or(|memory| memory.readers_idle());
+        self.ring.arm(job, now, &idle).map_err(|none| match none {
+            NoSlot::Empty => Skip::NoBuffers,
+            NoSlot::Full => Skip::NoFreeSlot,
+            NoSlot::Draining => Skip::Draining,
+            NoSlot::JobInUse => Skip::JobInUse,
+        })
+    }
+
+    /// A view that nobody looks at does not keep its newest frame when slots are short. Returns whether there was one.
+    fn unpin_unwatched(&mut self, now: Time) -> bool {
+        let mut any = false;
+        for view in View::ALL {
+            if !self.has_viewers(view) && self.newest.get_mut(view).take().is_some() {
+                self.ring.let_view_go(view, now);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// The display took a commit that changed `damage` in both views, with the job `armed` in it, if any. See
+    /// [`committed_views`](Self::committed_views).
     pub fn committed(&mut self, damage: &[Rect], armed: Option<JobId>) {
+        self.committed_views(PerView::new(|_| damage), armed.as_slice());
+    }
+
+    /// The display took a commit that changed `damage`, with the jobs `armed` in it, if any. To be called for every
+    /// commit, captured or not; rectangles may have any values and are clipped to the mode.
+    pub fn committed_views(&mut self, damage: PerView<&[Rect]>, armed: &[JobId]) {
         // Without buffers there are no frames to be compared with; the first one will have full damage.
         let Some(bounds) = self.bounds() else {
             return;
         };
-        for rect in damage {
-            self.pending.add(*rect, bounds);
-        }
         let generation = self.ring.generation();
-        let job = self.jobs.iter_mut().find(|job| Some(job.id) == armed);
-        if let Some(job) = job.filter(|job| !job.spare && job.generation == generation) {
-            job.damage
-                .get_or_insert_default()
-                .merge(&self.pending.take(), bounds);
+        for view in View::ALL {
+            let pending = self.pending.get_mut(view);
+            for rect in *damage.get(view) {
+                pending.add(*rect, bounds);
+            }
+            let job = self.jobs.iter_mut().find(|job| {
+                armed.contains(&job.id) && *job.views.get(view) && job.generation == generation
+            });
+            if let Some(job) = job {
+                job.damage
+                    .get_mut(view)
+                    .get_or_insert_default()
+                    .merge(&pending.take(), bounds);
+            }
         }
     }
 
@@ -133,8 +214,8 @@ impl OutputCapture {
         }
     }
 
-    /// The job's fence signalled without an error, in time, and nothing speaks against the picture: publish it.
-    /// `presented` is when its flip was. Ask [`poll`](Self::poll) for the deliveries.
+    /// The job's picture is complete, in time, and nothing speaks against it: publish it. `presented` is when its flip was.
+    /// Ask [`poll`](Self::poll) for the deliveries.
     pub fn complete(&mut self, job: JobId, presented: Time, now: Time) -> Completion {
         self.take_releases(now);
         let Some(place) = self.jobs.iter().position(|have| have.id == job) else {
@@ -144,48 +225,79 @@ impl OutputCapture {
         let (Some(format), Some(done)) = (self.format, self.jobs.get(place)) else {
             return self.discard(job);
         };
-        if done.spare || done.generation != generation {
+        if done.is_spare() || done.generation != generation {
             return self.discard(job);
         }
         let bounds = format.full();
-        // Jobs before this one that are still in flight show an older picture. Their damage is in this one.
-        let mut damage = DamageSet::new();
-        for older in self.jobs.iter_mut().take(place) {
-            if let Some(missed) = older.damage.take() {
-                damage.merge(&missed, bounds);
-            }
-            older.spare = true;
-        }
+        let views = done.views;
+        let damage = self.damage_until(place, bounds);
         let done = self.jobs.remove(place);
-        match done.damage {
-            Some(own) => damage.merge(&own, bounds),
-            // Its commit was never reported, so what it changed is not known.
-            None => damage.add(bounds, bounds),
-        }
         let seq = FrameSeq(self.next_frame);
-        let Some(slot) = self.ring.publish(job, seq, now) else {
+        let Some(slot) = self.ring.publish(job, seq, views, now) else {
             self.put_back(place, &damage);
             return Completion::Unknown;
         };
         self.next_frame += 1;
-        self.stats.frames += 1;
-        self.note_published(seq, &damage, bounds);
-        let producer = done.producer;
-        let damage = damage.into_rects();
-        self.newest = Some(Arc::new(FrameInfo {
+        self.count_published(done.producer);
+        let mut changed = DamageSet::new();
+        for view in View::ALL.into_iter().filter(|view| *views.get(*view)) {
+            self.note_published(seq, view, damage.get(view), bounds);
+            changed.merge(damage.get(view), bounds);
+        }
+        let frame = Arc::new(FrameInfo {
             seq,
             slot,
-            producer,
+            producer: done.producer,
+            cursor: done.cursor,
             presented,
             format,
-            damage,
-        }));
+            damage: changed.into_rects(),
+        });
+        for view in View::ALL.into_iter().filter(|view| *views.get(*view)) {
+            *self.newest.get_mut(view) = Some(Arc::clone(&frame));
+        }
         self.forget_memory();
         Completion::Published(seq)
     }
 
-    /// The job's fence signalled with an error, or its picture is not to be trusted though the job is over: its slot is
-    /// free, nobody sees it. An unknown job is ignored.
+    /// What the job at `place` shows that no published frame of its views shows. Jobs before it that are still in flight
+    /// show an older picture: their damage is in this one, and nobody of these views will see them.
+    fn damage_until(&mut self, place: usize, bounds: Rect) -> PerView<DamageSet> {
+        let mut damage = PerView::<DamageSet>::default();
+        let Some((done, older)) = self
+            .jobs
+            .get_mut(..=place)
+            .and_then(|jobs| jobs.split_last_mut())
+        else {
+            return damage;
+        };
+        for view in View::ALL.into_iter().filter(|view| *done.views.get(*view)) {
+            let damage = damage.get_mut(view);
+            for older in older.iter_mut() {
+                if let Some(missed) = older.damage.get_mut(view).take() {
+                    damage.merge(&missed, bounds);
+                }
+                *older.views.get_mut(view) = false;
+            }
+            match done.damage.get_mut(view).take() {
+                Some(own) => damage.merge(&own, bounds),
+                // Its commit was never reported, so what it changed is not known.
+                None => damage.add(bounds, bounds),
+            }
+        }
+        damage
+    }
+
+    fn count_published(&mut self, producer: Producer) {
+        self.stats.frames += 1;
+        match producer {
+            Producer::Writeback => self.stats.by_writeback += 1,
+            Producer::Render => self.stats.by_render += 1,
+        }
+    }
+
+    /// The job ended with an error, or its picture is not to be trusted though the job is over: its slot is free, nobody
+    /// sees it. An unknown job is ignored.
     pub fn fail(&mut self, job: JobId) {
         if self.end_unpublished(job) {
             self.stats.failed += 1;
@@ -240,28 +352,35 @@ impl OutputCapture {
     }
 
     /// Takes a job out of the list; its place there and the damage of its commit.
-    fn remove_job(&mut self, job: JobId) -> Option<(usize, DamageSet)> {
+    fn remove_job(&mut self, job: JobId) -> Option<(usize, PerView<DamageSet>)> {
         let place = self.jobs.iter().position(|have| have.id == job)?;
-        let job = self.jobs.remove(place);
+        let mut job = self.jobs.remove(place);
         // Damage of an old mode says nothing about the new one.
         let of_this_mode = job.generation == self.ring.generation();
-        Some((
-            place,
-            job.damage.filter(|_| of_this_mode).unwrap_or_default(),
-        ))
+        let damage = PerView::new(|view| {
+            let damage = job.damage.get_mut(view).take();
+            damage.filter(|_| of_this_mode).unwrap_or_default()
+        });
+        Some((place, damage))
     }
 
-    /// The job that was at `place` shows nothing. Its damage goes to the next commit after it that may become a frame: a
-    /// later job in flight, else the one to come. An older job in flight does not show it.
-    fn put_back(&mut self, place: usize, damage: &DamageSet) {
+    /// The job that was at `place` shows nothing. Its damage goes to the next commit after it that may become a frame of
+    /// the same view: a later job in flight, else the one to come. An older job in flight does not show it.
+    fn put_back(&mut self, place: usize, damage: &PerView<DamageSet>) {
         let Some(bounds) = self.bounds() else {
             return;
         };
         let generation = self.ring.generation();
-        let mut later = self.jobs.iter_mut().skip(place);
-        let next =
-            later.find(|job| !job.spare && job.generation == generation && job.damage.is_some());
-        let next = next.and_then(|job| job.damage.as_mut());
-        next.unwrap_or(&mut self.pending).merge(damage, bounds);
+        for view in View::ALL {
+            let mut later = self.jobs.iter_mut().skip(place);
+            let next = later.find(|job| {
+                *job.views.get(view)
+                    && job.generation == generation
+                    && job.damage.get(view).is_some()
+            });
+            let next = next.and_then(|job| job.damage.get_mut(view).as_mut());
+            next.unwrap_or(self.pending.get_mut(view))
+                .merge(damage.get(view), bounds);
+        }
     }
 }

@@ -8,14 +8,17 @@
 //!
 //! - [`ring`]: the slot state machine: leases, pinned newest, draining, quarantine, generations.
 //! - [`OutputCapture`]: one per output; sessions, requests and damage around the ring.
+//! - [`View`]: with the cursor or without; a session never sees a frame of the other view.
 //! - [`lease`]: the RAII handle on a frame. Dropping it is the release.
 //! - [`copy`]: damage-limited copies into client memory on worker threads.
 
 pub mod copy;
 mod damage;
 mod frame;
+mod history;
 mod ids;
 mod jobs;
+mod latency;
 pub mod lease;
 mod output_capture;
 mod plain;
@@ -23,6 +26,7 @@ mod requests;
 pub mod ring;
 mod session;
 pub mod stats;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -33,10 +37,12 @@ pub use self::{
     frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
     ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId},
     jobs::Completion,
+    latency::{Latencies, BOUNDS_MICROS},
     lease::Lease,
     output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},
     plain::PlainMemory,
     requests::{RequestError, MAX_WAITING},
     session::SessionKind,
     stats::{CaptureStats, ClientStats},
+    view::{CursorInFrame, PerView, View},
 };

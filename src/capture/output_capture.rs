@@ -21,12 +21,14 @@ use crate::{
     capture::{
         damage::DamageSet,
         frame::{FrameFormat, FrameInfo, SlotMemory},
+        history::History,
         ids::{ClientId, FrameSeq, RequestId, SessionId, SlotId},
         jobs::Job,
         lease::{Lease, ReleaseQueue},
         ring::{LeaseId, Limits, Ring, SlotState},
         session::Session,
         stats::{CaptureStats, ClientStats},
+        view::{PerView, View},
     },
     geometry::Rect,
     time::Time,
@@ -46,11 +48,18 @@ pub struct CaptureConfig {
     pub hold_deadline: Duration,
     /// So many refreshes does a slot rest after its release by a client that reads it itself.
     pub grace_refreshes: u32,
+    /// Frames that are kept for a look back, in as many slots more.
+    pub history: usize,
 }
 
 impl CaptureConfig {
     /// The least number of buffers with which one client's frame never keeps the next one from being captured.
     pub const MIN_SLOTS: usize = 3;
+
+    /// Buffers that the output needs in all.
+    pub const fn slots(&self) -> usize {
+        self.ring_slots + self.history
+    }
 }
 
 impl Default for CaptureConfig {
@@ -60,6 +69,7 @@ impl Default for CaptureConfig {
             quota: 2,
             hold_deadline: Duration::from_secs(1),
             grace_refreshes: 2,
+            history: 0,
         }
     }
 }
@@ -89,7 +99,7 @@ pub enum BufferError {
 }
 
 /// Whether somebody wants the next frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Demand {
     /// Nobody does, or a job in flight will answer all who do.
     None,
@@ -114,6 +124,9 @@ pub enum Skip {
     /// The only slots left rest after their release, or are still read by a GPU.
     #[error("the released slots may still be read")]
     Draining,
+    /// The render producer still copies the picture before.
+    #[error("the picture before is still being copied")]
+    ProducerBusy,
     /// The number of the job is in use.
     #[error("the job has a slot already")]
     JobInUse,
@@ -162,11 +175,11 @@ pub struct OutputCapture {
     pub(crate) format: Option<FrameFormat>,
     pub(crate) ring: Ring,
     pub(crate) memory: HashMap<SlotId, Arc<dyn SlotMemory>>,
-    pub(crate) newest: Option<Arc<FrameInfo>>,
+    pub(crate) newest: PerView<Option<Arc<FrameInfo>>>,
     /// In the order of their commits.
     pub(crate) jobs: Vec<Job>,
-    /// What commits changed that no job in flight and no frame shows.
-    pub(crate) pending: DamageSet,
+    /// What commits changed of each view that no job in flight and no frame shows.
+    pub(crate) pending: PerView<DamageSet>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) clients: BTreeMap<ClientId, Client>,
     /// Of every lease whose handle exists: who holds it, and the flag that makes it void.
@@ -178,6 +191,7 @@ pub struct OutputCapture {
     pub(crate) next_request: u64,
     /// Somebody waits for a slot, so that the end of a grace is worth waking up for.
     pub(crate) blocked: bool,
+    pub(crate) history: Option<History>,
     polled: Time,
 }
 
@@ -189,15 +203,15 @@ impl OutputCapture {
         refresh: Duration,
         waker: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
-        Self {
+        let mut capture = Self {
             config,
             refresh,
             format: None,
             ring: Ring::new(limits(config, refresh)),
             memory: HashMap::new(),
-            newest: None,
+            newest: PerView::default(),
             jobs: Vec::new(),
-            pending: DamageSet::new(),
+            pending: PerView::default(),
             sessions: BTreeMap::new(),
             clients: BTreeMap::new(),
             leases: HashMap::new(),
@@ -207,8 +221,11 @@ impl OutputCapture {
             next_session: 0,
             next_request: 0,
             blocked: false,
+            history: None,
             polled: Time::default(),
-        }
+        };
+        capture.start_history();
+        capture
     }
 
     /// The limits.
@@ -253,11 +270,14 @@ impl OutputCapture {
     }
 
     fn start_generation(&mut self, format: Option<FrameFormat>, size: u16, now: Time) {
+        if let Some(history) = self.history.as_mut() {
+            history.clear();
+        }
         self.take_releases(now);
         self.ring.reset(size, now);
         self.format = format;
-        self.newest = None;
-        self.pending = DamageSet::new();
+        self.newest = PerView::default();
+        self.pending = PerView::default();
         self.blocked = false;
         for session in self.sessions.values_mut() {
             session.start_anew();
@@ -270,9 +290,24 @@ impl OutputCapture {
         self.format
     }
 
-    /// The newest published frame. It says what can be had, but does not keep it.
-    pub fn newest(&self) -> Option<&Arc<FrameInfo>> {
-        self.newest.as_ref()
+    /// The newest published frame of a view. It says what can be had, but does not keep it.
+    pub fn newest(&self, view: View) -> Option<&Arc<FrameInfo>> {
+        self.newest.get(view).as_ref()
+    }
+
+    /// Whether a session of this view is open.
+    pub fn has_viewers(&self, view: View) -> bool {
+        self.sessions
+            .values()
+            .any(|session| session.kind.view() == view)
+    }
+
+    /// The views in the order in which a commit is to arm them: the one whose newest frame is older first. With few slots
+    /// only one of them gets a slot, and it must not always be the same.
+    pub fn views_by_age(&self) -> [View; 2] {
+        let mut views = View::ALL;
+        views.sort_by_key(|view| self.newest(*view).map(|frame| frame.seq));
+        views
     }
 
     /// Whether a session is open or a frame is held.
@@ -294,6 +329,7 @@ impl OutputCapture {
         self.settle(now);
         self.note_overdue(now);
         let mut events = self.deliver(now);
+        self.keep_history(&mut events, now);
         let starving = self.demand_of_waiters(now) == Demand::Now;
         self.blocked = starving && !self.ring.has_room();
         if starving && !self.ring.will_have_room() {
@@ -337,7 +373,11 @@ impl OutputCapture {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let in_quarantine =
             |(_, state): &(SlotId, SlotState)| matches!(state, SlotState::Quarantined(_));
-        let clients = self.clients.iter().map(|(id, client)| {
+        let clients = self
+            .clients
+            .iter()
+            .filter(|(id, _)| **id != ClientId::HOUSE);
+        let clients = clients.map(|(id, client)| {
             let held = count(self.ring.held_by(*id));
             (
                 *id,
@@ -372,8 +412,12 @@ impl OutputCapture {
             "slots and memory differ",
         )?;
         say(
-            self.ring.newest() == self.newest.as_ref().map(|frame| (frame.slot, frame.seq)),
-            "the newest frame is not the ring's",
+            View::ALL.into_iter().all(|view| {
+                let newest = self.newest(view);
+                self.ring.newest(view) == newest.map(|frame| (frame.slot, frame.seq))
+                    && newest.is_none_or(|frame| frame.cursor.serves(view))
+            }),
+            "a newest frame is not the ring's, or of another view",
         )?;
         let armed = |(_, state): &(SlotId, SlotState)| matches!(state, SlotState::Armed(_));
         say(
@@ -477,6 +521,8 @@ impl OutputCapture {
 fn limits(config: CaptureConfig, refresh: Duration) -> Limits {
     Limits {
         quota: config.quota.max(1),
+        // It has the next one before it lets the oldest go.
+        house_quota: config.history + 1,
         hold_deadline: config.hold_deadline,
         grace: refresh.saturating_mul(config.grace_refreshes),
     }

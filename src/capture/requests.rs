@@ -13,6 +13,7 @@ use crate::{
         output_capture::{CaptureEvent, Demand, OutputCapture, TARGET},
         ring::Holder,
         session::{Session, SessionKind},
+        view::{PerView, View},
     },
     geometry::Rect,
     time::Time,
@@ -72,6 +73,12 @@ impl OutputCapture {
             self.ring.forget(session);
             self.forget_clients();
         }
+    }
+
+    /// Whether a client looks at this output now. The history is no client.
+    pub fn has_sessions(&self) -> bool {
+        let mut sessions = self.sessions.values();
+        sessions.any(|session| session.client != ClientId::HOUSE)
     }
 
     /// Closes all sessions of a client, for instance because it died.
@@ -181,6 +188,16 @@ impl OutputCapture {
         }
     }
 
+    /// The client of this session was told that a frame, presented then, is ready. Only counts.
+    pub fn record_ready(&mut self, session: SessionId, presented: Time, now: Time) {
+        let latency = now.saturating_since(presented);
+        self.stats.ready.add(latency);
+        let session = self.sessions.get(&session);
+        if let Some(client) = session.and_then(|session| self.clients.get_mut(&session.client)) {
+            client.stats.ready.add(latency);
+        }
+    }
+
     /// Whether the next commit is to be captured. Deliveries that [`poll`](Self::poll) would make are not counted: ask
     /// it first.
     pub fn demand(&mut self, now: Time) -> Demand {
@@ -191,17 +208,28 @@ impl OutputCapture {
         self.demand_of_waiters(now)
     }
 
-    pub(crate) fn is_wanted(&self, now: Time) -> bool {
-        self.demand_of_waiters(now) != Demand::None
+    /// The same for each view.
+    pub fn demands(&mut self, now: Time) -> PerView<Demand> {
+        self.take_releases(now);
+        if self.ring.size() == 0 {
+            return PerView::new(|_| Demand::None);
+        }
+        PerView::new(|view| self.demand_for(view, now))
     }
 
     pub(crate) fn demand_of_waiters(&self, now: Time) -> Demand {
+        let [one, other] = View::ALL.map(|view| self.demand_for(view, now));
+        one.max(other)
+    }
+
+    pub(crate) fn demand_for(&self, view: View, now: Time) -> Demand {
         let mut demand = Demand::None;
         for session in self.sessions.values() {
-            match self.demand_of(session, now) {
-                Demand::None => {}
-                Demand::OnDamage => demand = Demand::OnDamage,
-                Demand::Now => return Demand::Now,
+            if session.kind.view() == view {
+                demand = demand.max(self.demand_of(session, now));
+            }
+            if demand == Demand::Now {
+                break;
             }
         }
         demand
@@ -218,20 +246,19 @@ impl OutputCapture {
         {
             return Demand::None;
         }
+        let view = session.kind.view();
         let generation = self.ring.generation();
         let mut flying = 0;
         let mut changing = false;
         for job in self
             .jobs
             .iter()
-            .filter(|job| !job.spare && job.generation == generation)
+            .filter(|job| *job.views.get(view) && job.generation == generation)
         {
             flying += 1;
             // What a commit changes is not known until it is reported.
-            changing |= job
-                .damage
-                .as_ref()
-                .is_none_or(|damage| session.is_touched_by(damage));
+            let damage = job.damage.get(view).as_ref();
+            changing |= damage.is_none_or(|damage| session.is_touched_by(damage));
         }
         let anew = session.anew || session.fresh;
         if expected {
@@ -244,7 +271,9 @@ impl OutputCapture {
             SessionKind::Export { .. } if session.requests.len() <= flying => Demand::None,
             SessionKind::Export { .. } => Demand::Now,
             SessionKind::Copy { .. } if flying > 0 && (anew || changing) => Demand::None,
-            SessionKind::Copy { .. } if anew || session.is_touched_by(&self.pending) => Demand::Now,
+            SessionKind::Copy { .. } if anew || session.is_touched_by(self.pending.get(view)) => {
+                Demand::Now
+            }
             SessionKind::Copy { .. } => Demand::OnDamage,
         }
     }
@@ -256,21 +285,32 @@ impl OutputCapture {
 
     /// The newest frame, if it answers the session and its client may have it.
     fn answer_for(&self, session: &Session, now: Time) -> Option<FrameSeq> {
-        let newest = self.newest.as_ref()?.seq;
-        let answers = session.is_answered_by(newest, self.is_current());
-        (answers && self.ring.may_lease_newest(session.client, now)).then_some(newest)
+        let view = session.kind.view();
+        let newest = self.newest(view)?.seq;
+        let answers = session.is_answered_by(newest, self.is_current(view));
+        (answers && self.ring.may_lease_newest(session.client, view, now)).then_some(newest)
     }
 
-    /// Whether nothing is known to have changed on the screen since the newest frame.
-    fn is_current(&self) -> bool {
+    /// Whether nothing is known to have changed in the view since its newest frame.
+    fn is_current(&self, view: View) -> bool {
         let unchanged = |damage: &DamageSet| damage.is_empty();
-        let of_commits = self.jobs.iter().filter_map(|job| job.damage.as_ref());
-        self.pending.is_empty() && of_commits.into_iter().all(unchanged)
+        let of_commits = self
+            .jobs
+            .iter()
+            .filter_map(|job| job.damage.get(view).as_ref());
+        self.pending.get(view).is_empty() && of_commits.into_iter().all(unchanged)
     }
 
-    /// A frame was published: it is due to all who wait, and everybody else has missed its damage.
-    pub(crate) fn note_published(&mut self, seq: FrameSeq, damage: &DamageSet, bounds: Rect) {
-        for session in self.sessions.values_mut() {
+    /// A frame was published: it is due to all of its view who wait, and everybody else there has missed its damage.
+    pub(crate) fn note_published(
+        &mut self,
+        seq: FrameSeq,
+        view: View,
+        damage: &DamageSet,
+        bounds: Rect,
+    ) {
+        let of_view = |session: &&mut Session| session.kind.view() == view;
+        for session in self.sessions.values_mut().filter(of_view) {
             session.miss(damage, bounds);
             if !session.requests.is_empty() {
                 session.entitled = Some(seq);
@@ -278,7 +318,7 @@ impl OutputCapture {
         }
     }
 
-    /// Gives the newest frame to all who wait for it and may have it.
+    /// Gives the newest frame of its view to each session that waits for it and may have it.
     pub(crate) fn deliver(&mut self, now: Time) -> Vec<CaptureEvent> {
         let waiting = self
             .sessions
@@ -292,9 +332,10 @@ impl OutputCapture {
     }
 
     fn deliver_to(&mut self, id: SessionId, now: Time) -> Option<CaptureEvent> {
-        let frame = self.newest.as_ref()?;
-        let memory = self.memory.get(&frame.slot)?;
         let session = self.sessions.get_mut(&id)?;
+        let view = session.kind.view();
+        let frame = self.newest.get(view).as_ref()?;
+        let memory = self.memory.get(&frame.slot)?;
         let request = *session.requests.front()?;
         let (client, export) = (session.client, session.kind.is_export());
         let (lease, _) = self.ring.lease_newest(
@@ -303,6 +344,7 @@ impl OutputCapture {
                 session: id,
                 export,
             },
+            view,
             now,
         )?;
         let (handle, void) = Lease::new(

@@ -18,7 +18,10 @@ use std::{
 };
 
 use crate::{
-    capture::ids::{ClientId, FrameSeq, JobId, SessionId, SlotId},
+    capture::{
+        ids::{ClientId, FrameSeq, JobId, SessionId, SlotId},
+        view::{PerView, View},
+    },
     time::Time,
 };
 
@@ -99,6 +102,8 @@ struct Slot {
 pub struct Limits {
     /// Frames that a client may hold at once.
     pub quota: usize,
+    /// The same for the compositor's own history, which is never late.
+    pub house_quota: usize,
     /// A client that holds a frame longer gets no new one, and may lose it.
     pub hold_deadline: Duration,
     /// How long a slot rests after its release by an export session.
@@ -113,7 +118,8 @@ pub struct Ring {
     /// Slots of the current generation. Old ones that are still held come on top in `slots`.
     size: u16,
     slots: Vec<Slot>,
-    newest: Option<(SlotId, FrameSeq)>,
+    /// The newest frame of each view; one frame may be both.
+    newest: PerView<Option<(SlotId, FrameSeq)>>,
     /// Leases whose frame was taken back but whose handle still exists. They count for the quota, so that a client that
     /// never lets go gets no further slots.
     ghosts: Vec<Ghost>,
@@ -131,7 +137,7 @@ impl Ring {
             generation: 0,
             size: 0,
             slots: Vec::new(),
-            newest: None,
+            newest: PerView::default(),
             ghosts: Vec::new(),
             given: BTreeMap::new(),
             next_lease: 0,
@@ -153,7 +159,7 @@ impl Ring {
     /// until their job ends; all others are gone at once. A quarantined one may go too: the kernel's job keeps its
     /// own reference to the framebuffer, and nobody will read it.
     pub fn reset(&mut self, size: u16, now: Time) {
-        self.unpin(now);
+        View::ALL.into_iter().for_each(|view| self.unpin(view, now));
         self.generation += 1;
         self.size = size;
         self.collect();
@@ -187,9 +193,14 @@ impl Ring {
         self.slots.iter().any(|have| have.id == slot)
     }
 
-    /// The newest frame of the current generation and its slot.
-    pub fn newest(&self) -> Option<(SlotId, FrameSeq)> {
-        self.newest
+    /// The newest frame of a view in the current generation, and its slot.
+    pub fn newest(&self, view: View) -> Option<(SlotId, FrameSeq)> {
+        *self.newest.get(view)
+    }
+
+    /// Whether the slot is pinned as the newest frame of a view.
+    fn is_pinned(&self, slot: SlotId) -> bool {
+        is_newest(&self.newest, slot)
     }
 
     /// Number of leased slots.
@@ -265,9 +276,16 @@ impl Ring {
         })
     }
 
-    /// The job is done and its frame may be seen: it is the newest now, and the one before is let go. `None` if the job is
-    /// not in flight or its slot is of an old generation; the slot is free or gone then.
-    pub fn publish(&mut self, job: JobId, seq: FrameSeq, now: Time) -> Option<SlotId> {
+    /// The job is done and its frame may be seen: it is the newest of these views, and the ones before
+    /// are let go. `None` if the job is not in flight or its slot is of an old generation; the
+    /// slot is free or gone then.
+    pub fn publish(
+        &mut self,
+        job: JobId,
+        seq: FrameSeq,
+        views: PerView<bool>,
+        now: Time,
+    ) -> Option<SlotId> {
         let generation = self.generation;
         let slot = self
             .slots
@@ -280,8 +298,10 @@ impl Ring {
         }
         slot.state = SlotState::Published(seq);
         let id = slot.id;
-        self.unpin(now);
-        self.newest = Some((id, seq));
+        for view in View::ALL.into_iter().filter(|view| *views.get(*view)) {
+            self.unpin(view, now);
+            *self.newest.get_mut(view) = Some((id, seq));
+        }
         self.let_go();
         Some(id)
     }
@@ -337,8 +357,8 @@ impl Ring {
         })
     }
 
-    /// Chooses the frame to take back so that others get a slot: the oldest one whose every holder is overdue, never the
-    /// newest. Returns its holders, each session once; nothing while an earlier choice is not settled by [`Ring::void`].
+    /// Chooses the frame to take back so that others get a slot: the oldest one whose every holder is overdue, never a
+    /// newest one. Returns its holders, each session once; nothing while an earlier choice is not settled by [`Ring::void`].
     pub fn choose_void(&mut self, now: Time) -> Option<(FrameSeq, Vec<Holder>)> {
         if self
             .current()
@@ -347,12 +367,12 @@ impl Ring {
             return None;
         }
         let deadline = self.limits.hold_deadline;
-        let newest = self.newest.map(|(slot, _)| slot);
+        let newest = self.newest;
         let generation = self.generation;
         let victim = self
             .slots
             .iter_mut()
-            .filter(|slot| slot.id.generation == generation && Some(slot.id) != newest)
+            .filter(|slot| slot.id.generation == generation && !is_newest(&newest, slot.id))
             .filter(|slot| !slot.leases.is_empty())
             .filter(|slot| {
                 slot.leases
@@ -416,22 +436,38 @@ impl Ring {
             .filter(|slot| slot.id.generation == self.generation)
     }
 
-    /// The newest frame is no longer that: from now on its holders keep a slot from others.
-    fn unpin(&mut self, now: Time) {
-        let newest = self.newest.take().map(|(slot, _)| slot);
-        for slot in self.slots.iter_mut().filter(|slot| Some(slot.id) == newest) {
-            for held in &mut slot.leases {
-                held.since = Some(now);
+    /// The newest frame of a view is kept no longer: nobody looks at that view.
+    pub fn let_view_go(&mut self, view: View, now: Time) {
+        self.unpin(view, now);
+        self.let_go();
+    }
+
+    /// The newest frame of a view is no longer that: from now on its holders keep a slot from others, unless it is still
+    /// the newest one of the other view.
+    fn unpin(&mut self, view: View, now: Time) {
+        let Some((newest, _)) = self.newest.get_mut(view).take() else {
+            return;
+        };
+        if self.is_pinned(newest) {
+            return;
+        }
+        for slot in self.slots.iter_mut().filter(|slot| slot.id == newest) {
+            let mut leases = slot.leases.iter_mut();
+            for held in leases
+                .by_ref()
+                .filter(|held| held.holder.client != ClientId::HOUSE)
+            {
+                held.since.get_or_insert(now);
             }
         }
     }
 
-    /// Published slots that nobody leases begin to rest, except for the newest.
+    /// Published slots that nobody leases begin to rest, except for the newest ones.
     fn let_go(&mut self) {
-        let newest = self.newest.map(|(slot, _)| slot);
+        let newest = self.newest;
         for slot in &mut self.slots {
             if let SlotState::Published(seq) = slot.state {
-                if slot.leases.is_empty() && Some(slot.id) != newest {
+                if slot.leases.is_empty() && !is_newest(&newest, slot.id) {
                     slot.state = SlotState::Draining(seq);
                 }
             }
@@ -448,6 +484,12 @@ impl Ring {
                 || matches!(slot.state, SlotState::Armed(_))
         });
     }
+}
+
+fn is_newest(newest: &PerView<Option<(SlotId, FrameSeq)>>, slot: SlotId) -> bool {
+    newest
+        .values()
+        .any(|newest| newest.is_some_and(|(newest, _)| newest == slot))
 }
 
 impl SlotState {

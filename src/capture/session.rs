@@ -6,6 +6,7 @@ use crate::{
     capture::{
         damage::{clip, DamageSet},
         ids::{ClientId, FrameSeq, RequestId},
+        view::View,
     },
     geometry::Rect,
     time::Time,
@@ -39,6 +40,15 @@ impl SessionKind {
         match self {
             SessionKind::Copy { paint_cursors } => paint_cursors,
             SessionKind::Export { overlay_cursor } => overlay_cursor,
+        }
+    }
+
+    /// The picture that this session is shown.
+    pub const fn view(self) -> View {
+        if self.wants_cursor() {
+            View::WithCursor
+        } else {
+            View::WithoutCursor
         }
     }
 }

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::capture::{ids::ClientId, output_capture::Skip};
+use crate::capture::{ids::ClientId, latency::Latencies, output_capture::Skip};
 
 /// What happened on one output.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CaptureStats {
     /// Frames published.
     pub frames: u64,
+    /// Of these, frames that the writeback connector wrote.
+    pub by_writeback: u64,
+    /// Of these, frames that the render producer wrote.
+    pub by_render: u64,
     /// Jobs that were given a slot, spare ones (kicks, canaries) included.
     pub jobs: u64,
     /// Of these, jobs that never were to become a frame.
@@ -39,6 +43,8 @@ pub struct CaptureStats {
     pub copied_bytes: u64,
     /// Frames that were taken back from a client.
     pub voids: u64,
+    /// From the flip to "ready", over all clients.
+    pub ready: Latencies,
     /// The clients with a session or a lease now.
     pub clients: BTreeMap<ClientId, ClientStats>,
 }
@@ -54,6 +60,8 @@ pub struct SkipCounts {
     pub no_free_slot: u64,
     /// The only slots left were resting after their release, or a GPU still read them.
     pub draining: u64,
+    /// The render producer still copied the picture before.
+    pub producer_busy: u64,
     /// The number of the job was in use.
     pub job_in_use: u64,
 }
@@ -66,9 +74,10 @@ impl SkipCounts {
             no_demand: _,
             no_free_slot,
             draining,
+            producer_busy,
             job_in_use,
         } = *self;
-        no_buffers + no_free_slot + draining + job_in_use
+        no_buffers + no_free_slot + draining + producer_busy + job_in_use
     }
 
     pub(crate) fn count(&mut self, skip: Skip) {
@@ -77,6 +86,7 @@ impl SkipCounts {
             Skip::NoDemand => &mut self.no_demand,
             Skip::NoFreeSlot => &mut self.no_free_slot,
             Skip::Draining => &mut self.draining,
+            Skip::ProducerBusy => &mut self.producer_busy,
             Skip::JobInUse => &mut self.job_in_use,
         };
         *counter += 1;
@@ -100,4 +110,6 @@ pub struct ClientStats {
     pub voids: u64,
     /// Requests that were refused because too many waited already.
     pub refused: u64,
+    /// From the flip to "ready".
+    pub ready: Latencies,
 }

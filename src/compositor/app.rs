@@ -22,6 +22,7 @@ impl Vitrine {
     pub fn start_app(&mut self, command: &[OsString], socket: &str) -> Result<(), StartError> {
         let environment = AppEnvironment {
             wayland_display: socket.into(),
+            control_socket: self.control_path(),
             cursor: self.config.cursor.clone(),
         };
         let app = App::start(command, &environment)?;
@@ -49,6 +50,10 @@ impl Vitrine {
         match app.reap() {
             Ok(None) => PostAction::Continue,
             Ok(Some(exit)) => {
+                // Whoever was told to end is not to be looked into.
+                if exit.code() != 0 && self.exit_code.is_none() {
+                    self.save_history(&format!("the application ended with {exit}"));
+                }
                 self.quit(exit.code());
                 PostAction::Remove
             }

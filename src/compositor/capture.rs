@@ -6,14 +6,16 @@ use smithay::{
     backend::renderer::utils::with_renderer_surface_state,
     input::pointer::{CursorImageStatus, CursorImageSurfaceData},
     output::Output,
+    reexports::wayland_server::{Client, DisplayHandle},
     utils::{Logical, Point, Rectangle, Size},
     wayland::compositor::with_states,
 };
 
-use super::Vitrine;
+use super::{ClientState, Vitrine};
 use crate::{
     capture::{CaptureConfig, CopyPool, OutputCapture},
     config::DmabufTargets,
+    policy::Peer,
     protocols::{self, CaptureHandler, CaptureProtocols, CursorPixels, CursorView, LoopSender},
     render::CursorPicture,
     time::Time,
@@ -75,6 +77,17 @@ impl CaptureHandler for Vitrine {
 
     fn toplevel_wanted(&mut self, _identifier: &str) {
         // As for outputs: after_turn looks.
+    }
+
+    fn may_capture(&self, client: &Client) -> bool {
+        client
+            .get_data::<ClientState>()
+            .is_some_and(ClientState::may_capture)
+    }
+
+    fn peer(&self, _display: &DisplayHandle, client: &Client) -> Peer {
+        let data = client.get_data::<ClientState>();
+        data.map(|data| data.peer.clone()).unwrap_or_default()
     }
 }
 
@@ -141,6 +154,7 @@ impl Vitrine {
             quota: section.quota,
             hold_deadline: section.hold_deadline,
             grace_refreshes: section.grace_refreshes,
+            history: section.history,
         }
     }
 

@@ -1,15 +1,51 @@
 //! What is remembered per Wayland client.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use smithay::{
     reexports::wayland_server::backend::{ClientData, ClientId, DisconnectReason},
     wayland::compositor::CompositorClientState,
 };
 
+use crate::policy::Peer;
+
 /// Data that lives as long as a client's connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ClientState {
     /// Smithay's per-client surface state.
     pub compositor: CompositorClientState,
+    /// Who it is.
+    pub peer: Peer,
+    /// Whether it may capture now. Kept here, since filters of globals have nothing but the client.
+    capture: AtomicBool,
+    /// Whether it ever could.
+    told: AtomicBool,
+}
+
+impl ClientState {
+    pub(super) fn new(peer: Peer, capture: bool) -> Self {
+        Self {
+            compositor: CompositorClientState::default(),
+            peer,
+            capture: AtomicBool::new(capture),
+            told: AtomicBool::new(capture),
+        }
+    }
+
+    /// Whether the client may capture now.
+    pub fn may_capture(&self) -> bool {
+        self.capture.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn was_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Gives or takes the right; says whether it was there before.
+    pub(super) fn set_capture(&self, allowed: bool) -> bool {
+        self.told.fetch_or(allowed, Ordering::Relaxed);
+        self.capture.swap(allowed, Ordering::Relaxed)
+    }
 }
 
 impl ClientData for ClientState {

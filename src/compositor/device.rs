@@ -30,7 +30,7 @@ use crate::{
     config::{OutputRule, RendererChoice},
     input::outputs_changed,
     kms::{self, KmsEvent},
-    output::{describe, Screen, ScreenSetup},
+    output::{describe, Screen, ScreenReport, ScreenSetup},
     protocols,
     render::Renderer,
     session,
@@ -68,6 +68,15 @@ impl Backend {
         self.screens
             .iter_mut()
             .find(|screen| screen.output == *output)
+    }
+
+    /// What the screen of this output did.
+    pub fn report(&self, output: &Output) -> Option<ScreenReport> {
+        let screen = self
+            .screens
+            .iter()
+            .find(|screen| screen.output == *output)?;
+        Some(screen.status(&self.device))
     }
 
     /// The number of the node that is driven.
@@ -258,6 +267,8 @@ impl Vitrine {
             mode,
             software: matches!(self.renderer, Renderer::Pixman(_)),
             cooling: self.config.capture.cooling,
+            producer: rule.producer.unwrap_or(self.config.capture.producer),
+            hardware_cursor: self.config.cursor.hardware,
         };
         match Screen::new(setup, output.clone()) {
             Ok(screen) => {
@@ -306,7 +317,7 @@ impl Vitrine {
         }
     }
 
-    fn retire_global(&mut self, global: GlobalId) {
+    pub(super) fn retire_global(&mut self, global: GlobalId) {
         self.display.disable_global::<Vitrine>(global.clone());
         let timer = Timer::from_duration(GLOBAL_AFTERLIFE);
         let inserted = self.event_loop.insert_source(timer, move |_, (), state| {

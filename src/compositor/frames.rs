@@ -14,7 +14,7 @@ use smithay::{
 
 use super::Vitrine;
 use crate::{
-    output::{PendingFence, Pointer, StepContext},
+    output::{Filled, PendingFence, Pointer, StepContext},
     protocols,
     time::Time,
 };
@@ -65,6 +65,7 @@ impl Vitrine {
         let mut wake: Option<Time> = None;
         let mut fences = Vec::new();
         let mut forget = Vec::new();
+        let mut orders = Vec::new();
         if let Some(backend) = self.backend.as_mut() {
             for screen in &mut backend.screens {
                 let Some(capture) = self.captures.get_mut(&screen.output) else {
@@ -76,9 +77,11 @@ impl Vitrine {
                     renderer: &mut self.renderer,
                     capture,
                     pointer: pointer.as_ref(),
+                    indicator: self.config.capture.indicator,
                 };
                 let step = screen.step(&mut context);
                 fences.extend(step.fence);
+                orders.extend(step.orders);
                 forget.extend(
                     step.forget
                         .into_iter()
@@ -89,6 +92,11 @@ impl Vitrine {
         }
         for fence in fences {
             self.watch_fence(fence);
+        }
+        for order in orders {
+            if let Err(filled) = self.copier.order(order) {
+                self.slot_filled(filled);
+            }
         }
         for key in forget {
             if let Some(token) = self.fences.remove(&key) {
@@ -136,6 +144,18 @@ impl Vitrine {
         };
         if let Some(capture) = self.captures.get_mut(output) {
             screen.fence_signalled(job, capture, Time::now());
+        }
+    }
+
+    /// The copying thread is done with a slot.
+    pub(super) fn slot_filled(&mut self, filled: Filled) {
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
+        let output = filled.output.clone();
+        let capture = self.captures.get_mut(&output);
+        if let (Some(screen), Some(capture)) = (backend.screen(&output), capture) {
+            screen.filled(filled, capture, Time::now());
         }
     }
 

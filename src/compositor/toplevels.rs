@@ -7,12 +7,22 @@ use std::{sync::Arc, time::Duration};
 
 use drm_fourcc::DrmModifier;
 use smithay::{
-    delegate_foreign_toplevel_list,
     desktop::Window,
+    reexports::{
+        wayland_protocols::ext::foreign_toplevel_list::v1::server::{
+            ext_foreign_toplevel_handle_v1::ExtForeignToplevelHandleV1,
+            ext_foreign_toplevel_list_v1::ExtForeignToplevelListV1,
+        },
+        wayland_server::{
+            backend::GlobalId, delegate_dispatch, Client, DataInit, Dispatch, DisplayHandle,
+            GlobalDispatch, New, Resource,
+        },
+    },
     wayland::{
         compositor::with_states,
         foreign_toplevel_list::{
-            ForeignToplevelHandle, ForeignToplevelListHandler, ForeignToplevelListState,
+            ForeignToplevelHandle, ForeignToplevelListGlobalData, ForeignToplevelListHandler,
+            ForeignToplevelListState,
         },
         shell::xdg::XdgToplevelSurfaceData,
     },
@@ -23,7 +33,7 @@ use crate::{
     capture::{
         CaptureConfig, Demand, FrameFormat, JobId, OutputCapture, PlainMemory, Producer, SlotMemory,
     },
-    protocols,
+    protocols::{self, CaptureHandler},
     render::{Renderer, WindowCanvas},
     time::Time,
 };
@@ -35,6 +45,8 @@ const LONGEST_SIDE: i32 = 16_384;
 #[derive(Debug)]
 pub struct Toplevels {
     list: ForeignToplevelListState,
+    /// The list's present global.
+    global: GlobalId,
     windows: Vec<Toplevel>,
 }
 
@@ -62,6 +74,7 @@ struct WindowCapture {
 impl Toplevels {
     pub(super) fn new(list: ForeignToplevelListState) -> Self {
         Self {
+            global: list.global(),
             list,
             windows: Vec::new(),
         }
@@ -94,6 +107,54 @@ fn names_of(window: &Window) -> (String, String) {
 }
 
 impl Vitrine {
+    /// Announces the list anew, to each client that `filter` accepts, and gives the old global, to be taken away. Lists that
+    /// clients have go on.
+    pub(super) fn announce_toplevels_again(
+        &mut self,
+        filter: impl Fn(&Client) -> bool + Send + Sync + 'static,
+    ) -> GlobalId {
+        // Whoever binds it gets the windows of the list that there is: all that this one is made for is its global.
+        let other = ForeignToplevelListState::new_with_filter::<Vitrine>(&self.display, filter);
+        std::mem::replace(&mut self.toplevels.global, other.global())
+    }
+
+    /// The lists of clients that may no longer capture end: they are told of no window any more.
+    pub(super) fn end_toplevel_lists(&mut self) {
+        let backend = self.display.backend_handle();
+        let mut clients = Vec::new();
+        backend.with_all_clients(|client| clients.push(client));
+        let mut objects = Vec::new();
+        for client in clients {
+            // The client may be gone by now.
+            let _ = backend.with_all_objects_for(client, |object| {
+                if object.interface().name == ExtForeignToplevelListV1::interface().name {
+                    objects.push(object);
+                }
+            });
+        }
+        for object in objects {
+            let Ok(list) = ExtForeignToplevelListV1::from_id(&self.display, object) else {
+                continue;
+            };
+            let Some(client) = list.client().filter(|client| !self.may_capture(client)) else {
+                continue;
+            };
+            for handle in self.toplevel_handles() {
+                for toplevel in handle.resources_for_client(&client) {
+                    toplevel.closed();
+                    forget_handle(self, &client, &toplevel, &handle);
+                }
+            }
+            forget_list(self, &client, &list);
+            list.finished();
+        }
+    }
+
+    fn toplevel_handles(&self) -> Vec<ForeignToplevelHandle> {
+        let windows = self.toplevels.windows.iter();
+        windows.map(|known| known.handle.clone()).collect()
+    }
+
     /// Tells clients which windows came, went or have another name.
     pub(super) fn refresh_toplevels(&mut self) {
         let mapped: Vec<Window> = self.shell.space.elements().cloned().collect();
@@ -129,6 +190,8 @@ impl Vitrine {
     pub(super) fn window_capture(&mut self, identifier: &str) -> Option<&mut OutputCapture> {
         let config = CaptureConfig {
             ring_slots: CaptureConfig::MIN_SLOTS,
+            // The history is of screens. With one a window would never be without a viewer.
+            history: 0,
             ..self.capture_config()
         };
         let waker = self.waker();
@@ -292,4 +355,55 @@ impl WindowCapture {
     }
 }
 
-delegate_foreign_toplevel_list!(Vitrine);
+/// For Smithay the object is gone: it sends no more through it.
+fn forget_list(state: &mut Vitrine, client: &Client, list: &ExtForeignToplevelListV1) {
+    <ForeignToplevelListState as Dispatch<ExtForeignToplevelListV1, (), Vitrine>>::destroyed(
+        state,
+        client.id(),
+        list,
+        &(),
+    );
+}
+
+/// The same for a window's object.
+fn forget_handle(
+    state: &mut Vitrine,
+    client: &Client,
+    toplevel: &ExtForeignToplevelHandleV1,
+    handle: &ForeignToplevelHandle,
+) {
+    <ForeignToplevelListState as Dispatch<
+        ExtForeignToplevelHandleV1,
+        ForeignToplevelHandle,
+        Vitrine,
+    >>::destroyed(state, client.id(), toplevel, handle);
+}
+
+/// As Smithay's own, but who binds a global that is being taken away because the right is gone gets a list that has ended.
+impl GlobalDispatch<ExtForeignToplevelListV1, ForeignToplevelListGlobalData> for Vitrine {
+    fn bind(
+        state: &mut Self,
+        display: &DisplayHandle,
+        client: &Client,
+        resource: New<ExtForeignToplevelListV1>,
+        data: &ForeignToplevelListGlobalData,
+        data_init: &mut DataInit<'_, Self>,
+    ) {
+        if state.may_capture(client) {
+            <ForeignToplevelListState as GlobalDispatch<_, _, Self>>::bind(
+                state, display, client, resource, data, data_init,
+            );
+        } else {
+            data_init.init(resource, ()).finished();
+        }
+    }
+
+    fn can_view(client: Client, data: &ForeignToplevelListGlobalData) -> bool {
+        <ForeignToplevelListState as GlobalDispatch<ExtForeignToplevelListV1, _, Self>>::can_view(
+            client, data,
+        )
+    }
+}
+
+delegate_dispatch!(Vitrine: [ExtForeignToplevelListV1: ()] => ForeignToplevelListState);
+delegate_dispatch!(Vitrine: [ExtForeignToplevelHandleV1: ForeignToplevelHandle] => ForeignToplevelListState);

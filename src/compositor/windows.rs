@@ -37,12 +37,12 @@ impl CompositorHandler for Vitrine {
 
     #[allow(
         clippy::expect_used,
-        reason = "every client is inserted by add_client with this data"
+        reason = "every client is inserted by add_client_from with this data"
     )]
     fn client_compositor_state<'a>(&self, client: &'a Client) -> &'a CompositorClientState {
         &client
             .get_data::<ClientState>()
-            .expect("inserted by add_client")
+            .expect("inserted by add_client_from")
             .compositor
     }
 

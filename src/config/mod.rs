@@ -3,6 +3,7 @@
 //! This room knows no device, no Wayland and no event loop: text goes in, a [`Config`] comes out. Higher rooms read the
 //! plain data below. Every key stands in [`schema`]; the reader refuses a key that does not.
 
+mod access;
 mod error;
 mod read;
 mod reader;
@@ -16,11 +17,13 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::values::wildcard_match;
 pub use self::{
+    access::{AccessAction, AccessDefault, AccessRule, AccessSection, AccessSocket, Privilege},
     error::{ConfigError, Problem},
     values::{
-        AccelProfile, DeviceChoice, DmabufTargets, KeyboardRepeat, LogTarget, ModeRule, OutputMode,
-        ProducerChoice, RendererChoice, TransformRule,
+        AccelProfile, DeviceChoice, DmabufTargets, Indicator, KeyboardRepeat, LogTarget, ModeRule,
+        OutputMode, ProducerChoice, RendererChoice, TransformRule,
     },
 };
 
@@ -33,6 +36,8 @@ pub struct Config {
     pub renderer: RendererChoice,
     /// How the screen is captured.
     pub capture: CaptureSection,
+    /// Who may capture it.
+    pub access: AccessSection,
     /// Rules for outputs, in the order of the file. Which one applies: see [`Config::output`].
     pub outputs: Vec<OutputRule>,
     /// Keyboards, pointers and touch screens.
@@ -45,6 +50,8 @@ pub struct Config {
     pub log: LogSection,
     /// The application to run.
     pub app: AppSection,
+    /// Where the counters are written.
+    pub metrics: MetricsSection,
 }
 
 /// `[capture]`
@@ -64,6 +71,12 @@ pub struct CaptureSection {
     pub producer: ProducerChoice,
     /// Whether the copy protocol offers dma-buf targets.
     pub dmabuf: DmabufTargets,
+    /// Frames that are kept for a look back (0 to 16).
+    pub history: usize,
+    /// Where they are written; `None`: the state folder.
+    pub history_dir: Option<PathBuf>,
+    /// Whether the screen shows that it is captured.
+    pub indicator: Indicator,
 }
 
 impl Default for CaptureSection {
@@ -74,8 +87,11 @@ impl Default for CaptureSection {
             hold_deadline: Duration::from_millis(1000),
             grace_refreshes: 2,
             cooling: Duration::from_millis(2),
-            producer: ProducerChoice::Writeback,
+            producer: ProducerChoice::Auto,
             dmabuf: DmabufTargets::Auto,
+            history: 0,
+            history_dir: None,
+            indicator: Indicator::Off,
         }
     }
 }
@@ -95,6 +111,8 @@ pub struct OutputRule {
     pub transform: TransformRule,
     /// Top left corner in logical pixels; `None`: to the right of the outputs before it.
     pub position: Option<(i32, i32)>,
+    /// Where captured frames of this output come from; `None`: as `[capture]` says.
+    pub producer: Option<ProducerChoice>,
 }
 
 impl Default for OutputRule {
@@ -106,6 +124,7 @@ impl Default for OutputRule {
             scale: 1.0,
             transform: TransformRule::Normal,
             position: None,
+            producer: None,
         }
     }
 }
@@ -192,6 +211,8 @@ pub struct CursorSection {
     pub theme: String,
     /// Nominal size in logical pixels, given to applications as XCURSOR_SIZE.
     pub size: u32,
+    /// The pointer goes to a plane of its own where there is one.
+    pub hardware: bool,
 }
 
 impl Default for CursorSection {
@@ -199,6 +220,7 @@ impl Default for CursorSection {
         Self {
             theme: "default".to_owned(),
             size: 24,
+            hardware: true,
         }
     }
 }
@@ -241,6 +263,24 @@ impl Default for LogSection {
 pub struct AppSection {
     /// Program and arguments; empty: none. `vitrine -- app args` replaces it.
     pub command: Vec<String>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsSection {
+    /// The file; `None`: none is written.
+    pub file: Option<PathBuf>,
+    /// How often.
+    pub interval: Duration,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self {
+            file: None,
+            interval: Duration::from_secs(15),
+        }
+    }
 }
 
 impl Config {

@@ -6,6 +6,7 @@ use std::{collections::HashSet, path::Path, time::Duration};
 use toml::de::DeTable;
 
 use super::{
+    access,
     error::ConfigError,
     reader::{
         auto_or, boolean, choice, name, number, signed, text as words, whole, Problems, Table,
@@ -13,11 +14,11 @@ use super::{
     },
     schema,
     values::{
-        AccelProfile, DeviceChoice, DmabufTargets, KeyboardRepeat, LogTarget, ModeRule,
+        AccelProfile, DeviceChoice, DmabufTargets, Indicator, KeyboardRepeat, LogTarget, ModeRule,
         ProducerChoice, RendererChoice, TransformRule,
     },
     AppSection, CaptureSection, Config, CursorSection, InputSection, KeyboardSection, LogSection,
-    OutputRule, PointerSection, SeatSection, TouchSection,
+    MetricsSection, OutputRule, PointerSection, SeatSection, TouchSection,
 };
 
 pub(super) fn config(text: &str, file: &Path) -> Result<Config, ConfigError> {
@@ -64,12 +65,14 @@ fn top(table: &Table<'_>, problems: &Problems<'_>) -> Config {
             })
             .unwrap_or_default(),
         capture: capture(&table.table("capture", schema::CAPTURE)),
+        access: access::read(&table.table("access", schema::ACCESS), problems),
         outputs: outputs(table, problems),
         input: input(&table.table("input", schema::INPUT)),
         cursor: cursor(&table.table("cursor", schema::CURSOR)),
         seat: seat(&table.table("seat", schema::SEAT)),
         log: log(&table.table("log", schema::LOG)),
         app: app(&table.table("app", schema::APP)),
+        metrics: metrics(&table.table("metrics", schema::METRICS)),
     }
 }
 
@@ -83,6 +86,19 @@ fn device(value: &Value<'_>) -> Option<DeviceChoice> {
 
 fn milliseconds(count: u32) -> Duration {
     Duration::from_millis(u64::from(count))
+}
+
+const PRODUCERS: &[(&str, ProducerChoice)] = &[
+    ("auto", ProducerChoice::Auto),
+    ("writeback", ProducerChoice::Writeback),
+    ("render", ProducerChoice::Render),
+];
+
+fn output_producer(value: &Value<'_>) -> Option<Option<ProducerChoice>> {
+    if value.get_ref().as_str() == Some("default") {
+        return Some(None);
+    }
+    choice(value, PRODUCERS).map(Some)
 }
 
 fn capture(table: &Table<'_>) -> CaptureSection {
@@ -107,9 +123,7 @@ fn capture(table: &Table<'_>) -> CaptureSection {
                 Duration::from_secs_f64(count / 1000.0)
             }),
         producer: table
-            .get("producer", |v| {
-                choice(v, &[("writeback", ProducerChoice::Writeback)])
-            })
+            .get("producer", |v| choice(v, PRODUCERS))
             .unwrap_or_default(),
         dmabuf: table
             .get("dmabuf", |v| {
@@ -121,6 +135,22 @@ fn capture(table: &Table<'_>) -> CaptureSection {
                         ("off", DmabufTargets::Off),
                     ],
                 )
+            })
+            .unwrap_or_default(),
+        history: table
+            .get("history", |v| count(v, 0..=16))
+            .unwrap_or(default.history),
+        history_dir: table
+            .get("history_dir", |v| {
+                auto_or(v, |v| {
+                    let path = std::path::PathBuf::from(name(v)?);
+                    path.is_absolute().then_some(path)
+                })
+            })
+            .flatten(),
+        indicator: table
+            .get("indicator", |v| {
+                choice(v, &[("off", Indicator::Off), ("mark", Indicator::Mark)])
             })
             .unwrap_or_default(),
     };
@@ -180,6 +210,7 @@ fn output(table: &Table<'_>) -> Option<OutputRule> {
             .unwrap_or(default.scale),
         transform: table.get("transform", transform).unwrap_or_default(),
         position: table.get("position", |v| auto_or(v, position)).flatten(),
+        producer: table.get("producer", output_producer).flatten(),
     };
     connector.map(|_| rule)
 }
@@ -288,6 +319,7 @@ fn cursor(table: &Table<'_>) -> CursorSection {
         size: table
             .get("size", |v| whole(v, 1..=512))
             .unwrap_or(default.size),
+        hardware: table.get("hardware", boolean).unwrap_or(default.hardware),
     }
 }
 
@@ -340,5 +372,23 @@ fn app(table: &Table<'_>) -> AppSection {
     });
     AppSection {
         command: command.unwrap_or_default(),
+    }
+}
+
+fn metrics(table: &Table<'_>) -> MetricsSection {
+    let default = MetricsSection::default();
+    MetricsSection {
+        file: table
+            .get("file", |value| match name(value)?.as_str() {
+                "off" => Some(None),
+                path if path.starts_with('/') && path.ends_with(".prom") => Some(Some(path.into())),
+                _ => None,
+            })
+            .flatten(),
+        interval: table
+            .get("interval_s", |v| whole(v, 1..=3600))
+            .map_or(default.interval, |count| {
+                Duration::from_secs(u64::from(count))
+            }),
     }
 }

@@ -51,6 +51,7 @@ const fn key(name: &'static str, valid: &'static str) -> Key {
 
 const BOOLEAN: &str = "true or false";
 const BOOLEAN_OR_AUTO: &str = "true, false or \"auto\"";
+const SANDBOX_NAME: &str = "text that is not empty, \"*\" standing for any characters";
 const XKB_NAME: &str = "text; \"\" for the system's default";
 
 /// Above the first table header.
@@ -63,7 +64,9 @@ pub const TOP: Section = Section {
         ),
         key("renderer", "\"auto\", \"pixman\" or \"gles\""),
     ],
-    tables: &["capture", "output", "input", "cursor", "seat", "log", "app"],
+    tables: &[
+        "capture", "access", "output", "input", "cursor", "seat", "log", "app", "metrics",
+    ],
 };
 
 /// `[capture]`
@@ -78,8 +81,43 @@ pub const CAPTURE: Section = Section {
             "cooling_ms",
             "a number from 0 to 100; fractions are allowed",
         ),
-        key("producer", "\"writeback\""),
+        key("producer", "\"auto\", \"writeback\" or \"render\""),
         key("dmabuf", "\"auto\", \"on\" or \"off\""),
+        key("history", "a whole number from 0 to 16"),
+        key("history_dir", "\"auto\" or an absolute path"),
+        key("indicator", "\"off\" or \"mark\""),
+    ],
+    tables: &[],
+};
+
+/// `[access]`
+pub const ACCESS: Section = Section {
+    header: "[access]",
+    keys: &[
+        key("default", "\"same-user\", \"allow\" or \"deny\""),
+        key(
+            "privileged_socket",
+            "\"\" for none, or a file name such as \"wayland-privileged\"",
+        ),
+    ],
+    tables: &["rule"],
+};
+
+/// `[[access.rule]]`
+pub const ACCESS_RULE: Section = Section {
+    header: "[[access.rule]]",
+    keys: &[
+        key("action", "\"allow\" or \"deny\"; required"),
+        key("globals", "a list of \"capture\""),
+        key(
+            "executable",
+            "an absolute path such as \"/usr/bin/grim\", \"*\" standing for any characters",
+        ),
+        key("uid", "a whole number from 0 to 4294967294"),
+        key("socket", "\"any\", \"public\" or \"sandbox\""),
+        key("sandbox_engine", SANDBOX_NAME),
+        key("app_id", SANDBOX_NAME),
+        key("instance_id", SANDBOX_NAME),
     ],
     tables: &[],
 };
@@ -100,6 +138,10 @@ pub const OUTPUT: Section = Section {
             "\"normal\", \"90\", \"180\", \"270\", \"flipped\", \"flipped-90\", \"flipped-180\" or \"flipped-270\"",
         ),
         key("position", "\"auto\" or [x, y] with whole numbers from -32768 to 32767"),
+        key(
+            "producer",
+            "\"default\", \"auto\", \"writeback\" or \"render\"",
+        ),
     ],
     tables: &[],
 };
@@ -161,6 +203,7 @@ pub const CURSOR: Section = Section {
     keys: &[
         key("theme", "the name of an XCursor theme"),
         key("size", "a whole number from 1 to 512"),
+        key("hardware", BOOLEAN),
     ],
     tables: &[],
 };
@@ -195,7 +238,30 @@ pub const APP: Section = Section {
     tables: &[],
 };
 
+/// `[metrics]`
+pub const METRICS: Section = Section {
+    header: "[metrics]",
+    keys: &[
+        key("file", "\"off\" or an absolute path that ends in \".prom\""),
+        key("interval_s", "a whole number from 1 to 3600"),
+    ],
+    tables: &[],
+};
+
 /// All sections.
 pub const SECTIONS: &[Section] = &[
-    TOP, CAPTURE, OUTPUT, INPUT, KEYBOARD, POINTER, TOUCH, CURSOR, SEAT, LOG, APP,
+    TOP,
+    CAPTURE,
+    ACCESS,
+    ACCESS_RULE,
+    OUTPUT,
+    INPUT,
+    KEYBOARD,
+    POINTER,
+    TOUCH,
+    CURSOR,
+    SEAT,
+    LOG,
+    APP,
+    METRICS,
 ];

@@ -26,12 +26,18 @@ fn complaint(text: &str) -> String {
 
 /// A file that sets one key of a section.
 fn with_key(section: &schema::Section, key: &str, value: &str) -> String {
-    let connector = if section.header == "[[output]]" && key != "connector" {
-        "connector = \"X-1\"\n"
-    } else {
-        ""
-    };
-    format!("{}\n{connector}{key} = {value}\n", section.header)
+    let required = required(section, key);
+    format!("{}\n{required}{key} = {value}\n", section.header)
+}
+
+/// The line that a table must have besides the key.
+fn required(section: &schema::Section, key: &str) -> &'static str {
+    match (section.header, key) {
+        ("[[output]]", "connector") | ("[[access.rule]]", "action") => "",
+        ("[[output]]", _) => "connector = \"X-1\"\n",
+        ("[[access.rule]]", _) => "action = 'allow'\n",
+        _ => "",
+    }
 }
 
 /// Values of each key at the edges: what is taken and what is refused. None of the taken ones is the default.
@@ -47,9 +53,34 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
             &["0", "0.5", "100"],
             &["-0.1", "100.1", "nan", "inf", "'2'"],
         ),
-        // The default is the only one so far.
-        ("[capture]", "producer") => (&[], &["'render'", "'auto'", "''"]),
+        ("[capture]", "producer") => (
+            &["'render'", "'writeback'"],
+            &["'default'", "'gpu'", "''", "true"],
+        ),
         ("[capture]", "dmabuf") => (&["'on'", "'off'"], &["true", "'yes'"]),
+        ("[capture]", "history") => (&["1", "16"], &["-1", "17", "'4'"]),
+        ("[capture]", "history_dir") => (&["'/var/lib/a'"], &["''", "'a'", "1"]),
+        ("[capture]", "indicator") => (&["'mark'"], &["true", "'on'"]),
+        ("[access]", "default") => (&["'allow'", "'deny'"], &["'all'", "true"]),
+        ("[access]", "privileged_socket") => (
+            &["'wayland-privileged'"],
+            &["'/run/x'", "'../x'", "'.'", "true", "\"a\\u0000\""],
+        ),
+        ("[[access.rule]]", "action") => (&["'allow'", "'deny'"], &["true", "'grant'"]),
+        // The default is the only one so far.
+        ("[[access.rule]]", "globals") => {
+            (&[], &["[]", "'capture'", "['capture', 'shm']", "['*']"])
+        }
+        ("[[access.rule]]", "executable") => (
+            &["'/usr/bin/grim'", "'/opt/*/capture'", "'*'"],
+            &["'grim'", "''", "'./grim'", "1"],
+        ),
+        ("[[access.rule]]", "uid") => (&["0", "4294967294"], &["-1", "4294967295", "'root'"]),
+        ("[[access.rule]]", "socket") => (
+            &["'public'", "'sandbox'"],
+            &["'privileged'", "'wayland-1'", "1"],
+        ),
+        ("[[access.rule]]", _) => (&["'org.example.App'", "'*'"], &["''", "1", "\"a\\u0000\""]),
         ("[[output]]", "connector") => {
             (&["'DP-1'", "'HDMI-*'"], &["''", "' '", "7", "\"a\\u0000\""])
         }
@@ -98,6 +129,10 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
                 "{ x = 0, y = 0 }",
             ],
         ),
+        ("[[output]]", "producer") => (
+            &["'auto'", "'render'", "'writeback'"],
+            &["''", "'gpu'", "false"],
+        ),
         ("[input]", "vt_switch") => (&["false"], &["'off'"]),
         ("[input]", "terminate_key") => (&["true"], &["'Ctrl+Alt+Backspace'"]),
         ("[input.keyboard]", "repeat_rate") => (&["0", "200"], &["-1", "201", "2.5"]),
@@ -120,6 +155,7 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
         ),
         ("[cursor]", "theme") => (&["'Adwaita'"], &["''", "1"]),
         ("[cursor]", "size") => (&["1", "512"], &["0", "513", "'big'"]),
+        ("[cursor]", "hardware") => (&["false"], &["'auto'", "0"]),
         ("[seat]", "name") => (&["'kiosk'"], &["''", "\"a\\u0000\"", "0"]),
         ("[log]", "target") => (&["'stderr'", "'journald'"], &["'file'", "1"]),
         ("[log]", "filter") => (
@@ -130,6 +166,8 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
             &["['foot']", "['sh', '-c', \"a\\nb\"]"],
             &["'foot'", "['']", "['a', 1]", "[\"a\\u0000\"]"],
         ),
+        ("[metrics]", "file") => (&["'/run/a.prom'"], &["''", "'a.prom'", "'/run/a.txt'", "1"]),
+        ("[metrics]", "interval_s") => (&["1", "3600"], &["0", "3601", "1.5"]),
         _ => panic!("{header} {key} has no values in this test"),
     }
 }
@@ -144,12 +182,21 @@ fn the_shipped_file_says_the_defaults_and_every_key() {
             ..Config::default()
         }
     );
+    // A rule changes something whatever it says, so the one in the file is commented out, as `#key = …` without a space.
+    let shipped = SHIPPED.replace("\n#[[", "\n[[");
+    let is_key = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
+    let shipped: String = shipped
+        .lines()
+        .map(|line| if is_key(line) { &line[1..] } else { line })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    assert_eq!(parse(&shipped).unwrap().access.rules.len(), 1);
     for section in schema::SECTIONS {
         let body = match section.header {
-            "" => SHIPPED.split("\n[").next().unwrap(),
+            "" => shipped.split("\n[").next().unwrap(),
             header => {
-                let at = SHIPPED.find(&format!("\n{header}\n")).expect(header);
-                SHIPPED[at + 1..].split("\n[").next().unwrap()
+                let at = shipped.find(&format!("\n{header}\n")).expect(header);
+                shipped[at + 1..].split("\n[").next().unwrap()
             }
         };
         for key in section.keys {
@@ -202,6 +249,9 @@ fn every_key_takes_its_edges_and_refuses_what_is_beyond() {
                         ..OutputRule::default()
                     }];
                 }
+                if section.header == "[[access.rule]]" && key.name != "action" {
+                    plain = parse("[[access.rule]]\naction = 'allow'\n").unwrap();
+                }
                 // [0, 0] is a position and "auto" is none: everything taken here changes something.
                 assert_ne!(
                     config,
@@ -213,8 +263,7 @@ fn every_key_takes_its_edges_and_refuses_what_is_beyond() {
             }
             for value in bad {
                 let text = complaint(&with_key(section, key.name, value));
-                let after_connector = section.header == "[[output]]" && key.name != "connector";
-                let line = if after_connector { 3 } else { 2 };
+                let line = 2 + required(section, key.name).lines().count();
                 let start = format!("compositor.toml:{line}: bad value ");
                 let end = format!(
                     " for \"{}\" in {}; valid: {}",
@@ -236,12 +285,12 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
     assert_eq!(
         complaint("# a\n\nrendrer = \"gles\"\n"),
         "compositor.toml:3: unknown key \"rendrer\" in the top level; valid keys: drm_device, renderer, capture, \
-         output, input, cursor, seat, log, app; did you mean \"renderer\"?"
+         access, output, input, cursor, seat, log, app, metrics; did you mean \"renderer\"?"
     );
     assert_eq!(
         complaint("[capture]\nring_slots = 3\nqouta = 1\n"),
         "compositor.toml:3: unknown key \"qouta\" in [capture]; valid keys: ring_slots, quota, hold_deadline_ms, \
-         grace_refreshes, cooling_ms, producer, dmabuf; did you mean \"quota\"?"
+         grace_refreshes, cooling_ms, producer, dmabuf, history, history_dir, indicator; did you mean \"quota\"?"
     );
     let far = complaint("[seat]\nwallpaper = 1\n");
     assert_eq!(

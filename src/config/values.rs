@@ -24,12 +24,16 @@ pub enum RendererChoice {
     Gles,
 }
 
-/// `capture.producer`
+/// `capture.producer`, `output.producer`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ProducerChoice {
-    /// A frame comes from the writeback connector or not at all.
+    /// From the writeback connector where it works and shows what is asked for, else rendered.
     #[default]
+    Auto,
+    /// A frame comes from the writeback connector or not at all.
     Writeback,
+    /// Always rendered.
+    Render,
 }
 
 /// `capture.dmabuf`
@@ -178,6 +182,16 @@ impl From<TransformRule> for smithay::utils::Transform {
     }
 }
 
+/// `capture.indicator`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Indicator {
+    /// Nothing on the screen tells of a capture.
+    #[default]
+    Off,
+    /// A small mark in the corner of each screen that somebody captures.
+    Mark,
+}
+
 /// `input.keyboard.repeat_*`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyboardRepeat {
@@ -218,7 +232,7 @@ pub enum LogTarget {
 }
 
 /// Whether `pattern` describes the whole of `text`; `*` stands for any run of characters.
-pub(super) fn wildcard_match(pattern: &str, text: &str) -> bool {
+pub(crate) fn wildcard_match(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
         return pattern == text;
     };

@@ -4,23 +4,19 @@
 //! the file mode of its first export for ever, so a client cannot write even what it maps itself. Probe buffers are
 //! exported writable, for the canary, and never leave this process.
 //!
-//! There is one mapping per buffer, made once. It must not know leases; `capture` decides who reads when.
+//! There is one mapping per buffer to read it, made once, and a second one to write it where the render producer does.
+//! It must not know leases; `capture` decides who reads when.
 
 use std::{
     fmt, io,
     os::fd::{AsFd, OwnedFd},
-    ptr::NonNull,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use drm::control::Device as _;
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use gbm::BufferObjectFlags;
-use rustix::{
-    event::PollFlags,
-    ioctl::{ioctl, opcode, Setter},
-    mm::{mmap, munmap, MapFlags, ProtFlags},
-};
+use rustix::event::PollFlags;
 use smithay::backend::{
     allocator::gbm::{GbmBuffer, GbmDevice},
     drm::DrmDeviceFd,
@@ -30,6 +26,7 @@ use super::{
     canary::{self, CanaryState, Layout},
     fence::ready,
     framebuffer::Framebuffer,
+    mapping::{in_step, CpuAccess, Mapping},
     writeback::JobId,
     Error,
 };
@@ -43,26 +40,6 @@ pub enum Access {
     ReadWrite,
 }
 
-struct Mapping {
-    address: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the mapping is plain shared memory owned by this value; access to its bytes goes through `RingBuffer`, where
-// reading needs `&self` and writing `&mut self`. The hardware writes it only between arming and fence, when nobody reads.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; through `&Mapping` the memory is only read.
-unsafe impl Sync for Mapping {}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range is the one that mmap gave, and no reference into it outlives `self`.
-        if let Err(error) = unsafe { munmap(self.address.as_ptr().cast(), self.len) } {
-            tracing::warn!(target: "vitrine::kms", %error, "unmapping a writeback buffer failed");
-        }
-    }
-}
-
 /// A writeback target with its framebuffer, its dma-buf and one mapping.
 pub struct RingBuffer {
     framebuffer: Arc<Framebuffer>,
@@ -71,6 +48,9 @@ pub struct RingBuffer {
     access: Access,
     layout: Layout,
     fourcc: DrmFourcc,
+    /// For the render producer; guards it against itself.
+    writable: Mutex<Option<Arc<Mapping>>>,
+    source: (DrmDeviceFd, drm::buffer::Handle),
 }
 
 impl fmt::Debug for RingBuffer {
@@ -118,8 +98,10 @@ impl RingBuffer {
             offset: buffer.offset(0),
         };
         let len = u64::from(layout.offset) + u64::from(layout.stride) * u64::from(height);
-        let mapping = map(&dmabuf, usize::try_from(len).unwrap_or(usize::MAX), access)
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let mapping = Mapping::of_dmabuf(&dmabuf, len, access == Access::ReadWrite)
             .map_err(Error::io("mapping a writeback buffer"))?;
+        let handle = drm::buffer::Buffer::handle(&buffer);
         let framebuffer = Framebuffer::from_gbm_owning(fd, buffer, false)?;
         Ok(Self {
             framebuffer,
@@ -128,6 +110,8 @@ impl RingBuffer {
             access,
             layout,
             fourcc,
+            writable: Mutex::new(None),
+            source: (fd.clone(), handle),
         })
     }
 
@@ -153,12 +137,12 @@ impl RingBuffer {
 
     /// Bytes that it occupies.
     pub fn len(&self) -> usize {
-        self.mapping.len
+        self.mapping.len()
     }
 
     /// Whether it has no bytes; never, in practice.
     pub fn is_empty(&self) -> bool {
-        self.mapping.len == 0
+        self.mapping.is_empty()
     }
 
     /// A descriptor of the dma-buf for somebody else.
@@ -174,11 +158,41 @@ impl RingBuffer {
     /// # Errors
     /// If the kernel cannot synchronise.
     pub fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        sync(&self.dmabuf, SYNC_READ | SYNC_START)?;
-        // SAFETY: the mapping is readable and lives as long as `self`; nobody in this process writes it meanwhile, as that
-        // needs `&mut self`.
-        f(unsafe { std::slice::from_raw_parts(self.mapping.address.as_ptr(), self.mapping.len) });
-        sync(&self.dmabuf, SYNC_READ | SYNC_END)
+        in_step(&self.dmabuf, CpuAccess::Read, || {
+            // SAFETY: a canary is written with `&mut self`; a slot is written while it is armed, when nobody reads it.
+            f(unsafe { self.mapping.bytes() });
+        })
+    }
+
+    /// The memory to be written by this process, through a mapping of its own: the dma-buf stays read-only for everybody
+    /// else. It is mapped once.
+    ///
+    /// # Errors
+    /// The driver does not let its buffers be mapped.
+    pub fn writable(&self) -> io::Result<Arc<Mapping>> {
+        // Nothing is half done under this lock.
+        let mut writable = self.writable.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mapping) = writable.as_ref() {
+            return Ok(Arc::clone(mapping));
+        }
+        let (fd, handle) = &self.source;
+        let mapping = Arc::new(Mapping::of_handle(fd, *handle, self.mapping.len())?);
+        Ok(Arc::clone(writable.insert(mapping)))
+    }
+
+    /// Lets `f` write the bytes, in step with the hardware's caches. Only while the buffer is armed for a job of this
+    /// process: nobody reads it then, and the hardware does not write it.
+    ///
+    /// # Errors
+    /// The driver does not let its buffers be mapped, or the kernel cannot synchronise.
+    pub fn write(&self, f: &mut dyn FnMut(&mut [u8])) -> io::Result<()> {
+        let mapping = self.writable()?;
+        // One writer at a time.
+        let _alone = self.writable.lock().unwrap_or_else(PoisonError::into_inner);
+        in_step(&self.dmabuf, CpuAccess::Write, || {
+            // SAFETY: mapped writable; the lock keeps other writers away, the ring keeps readers away from armed slots.
+            f(unsafe { mapping.bytes_mut() });
+        })
     }
 
     /// Whether nobody's hardware reads it any more (dma-buf fences); never blocks.
@@ -195,13 +209,11 @@ impl RingBuffer {
         if self.access != Access::ReadWrite {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        sync(&self.dmabuf, SYNC_WRITE | SYNC_START)?;
-        // SAFETY: mapped writable, as `access` says, and `&mut self` makes it the only reference.
-        let bytes = unsafe {
-            std::slice::from_raw_parts_mut(self.mapping.address.as_ptr(), self.mapping.len)
-        };
-        canary::write(bytes, self.layout, job);
-        sync(&self.dmabuf, SYNC_WRITE | SYNC_END)
+        let (mapping, layout) = (&self.mapping, self.layout);
+        in_step(&self.dmabuf, CpuAccess::Write, || {
+            // SAFETY: mapped writable, as `access` says, and `&mut self` makes it the only reference.
+            canary::write(unsafe { mapping.bytes_mut() }, layout, job);
+        })
     }
 
     /// What is left of the canary of `job`.
@@ -225,40 +237,4 @@ fn export_first(fd: &DrmDeviceFd, buffer: &GbmBuffer, access: Access) -> Result<
         };
     fd.buffer_to_prime_fd(handle, flags)
         .map_err(Error::io("exporting a writeback buffer"))
-}
-
-fn map(dmabuf: &OwnedFd, len: usize, access: Access) -> io::Result<Mapping> {
-    let protection = match access {
-        Access::ReadOnly => ProtFlags::READ,
-        Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
-    };
-    // SAFETY: a new mapping at an address of the kernel's choice disturbs no other memory.
-    let address = unsafe {
-        mmap(
-            std::ptr::null_mut(),
-            len,
-            protection,
-            MapFlags::SHARED,
-            dmabuf,
-            0,
-        )
-    }?;
-    let address = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-    Ok(Mapping { address, len })
-}
-
-const SYNC_READ: u64 = 1;
-const SYNC_WRITE: u64 = 2;
-const SYNC_START: u64 = 0;
-const SYNC_END: u64 = 4;
-
-/// DMA_BUF_IOCTL_SYNC, which takes a `struct dma_buf_sync`: flags in 64 bits.
-const DMA_BUF_IOCTL_SYNC: rustix::ioctl::Opcode = opcode::write::<u64>(b'b', 0);
-
-fn sync(dmabuf: &OwnedFd, flags: u64) -> io::Result<()> {
-    rustix::io::retry_on_intr(|| {
-        // SAFETY: the opcode reads exactly one u64 of flags.
-        unsafe { ioctl(dmabuf, Setter::<DMA_BUF_IOCTL_SYNC, u64>::new(flags)) }
-    })?;
-    Ok(())
 }

@@ -137,7 +137,45 @@ impl Assignment {
 }
 
 /// Assigns everything at once.
+///
+/// CRTCs are matched before planes. Where planes are scarce, a new screen could so take a CRTC from one that is on and
+/// then get no plane for it; in that case the screens that are on stay alone.
 pub fn assign(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
+    let all = assign_once(snapshot, preferences);
+    let pairs = all.pairs();
+    if preferences.keep.iter().all(|pair| pairs.contains(pair)) {
+        return all;
+    }
+    let is_kept = |id| preferences.keep.iter().any(|(kept, _)| *kept == id);
+    let newcomers = snapshot.heads().filter(|head| !is_kept(head.id));
+    let mut settled = preferences.clone();
+    settled.disabled.extend(newcomers.map(|head| head.id));
+    let mut kept = assign_once(snapshot, &settled);
+    if kept.heads.len() < all.heads.len() {
+        return all;
+    }
+    let dark = |id| !kept.heads.iter().any(|head| head.connector == id);
+    let left_out = all
+        .heads
+        .iter()
+        .filter(|head| !is_kept(head.connector))
+        .map(|head| Unassigned {
+            connector: head.connector,
+            name: head.name.clone(),
+            reason: "the device's planes do not suffice for all screens; disable another output"
+                .to_owned(),
+        });
+    let others = all
+        .unassigned
+        .iter()
+        .filter(|screen| dark(screen.connector) && !is_kept(screen.connector))
+        .cloned();
+    let left_out: Vec<Unassigned> = left_out.chain(others).collect();
+    kept.unassigned.extend(left_out);
+    kept
+}
+
+fn assign_once(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
     let mut work = Work {
         snapshot,
         preferences,
@@ -291,8 +329,15 @@ impl Work<'_> {
             .collect();
         let found = best_matching(crtcs.len(), planes.len(), |l, r| {
             let (crtc, plane) = (crtcs.get(l)?, planes.get(r)?);
-            let now_there = plane.crtc == self.snapshot.crtcs.get(*crtc).map(|c| c.id);
-            (plane.possible_crtcs & bit(*crtc) != 0).then_some(i64::from(now_there))
+            let crtc_id = self.snapshot.crtcs.get(*crtc).map(|c| c.id);
+            // Where there are too few planes, a screen that is on keeps its own.
+            let kept = self
+                .preferences
+                .keep
+                .iter()
+                .any(|(_, kept)| Some(*kept) == crtc_id);
+            let gain = i64::from(kept) * 100 + i64::from(plane.crtc == crtc_id);
+            (plane.possible_crtcs & bit(*crtc) != 0).then_some(gain)
         });
         found
             .into_iter()

@@ -277,11 +277,14 @@ proptest! {
     }
 
     #[test]
-    fn assigning_again_changes_nothing(snapshot in any_snapshot()) {
+    fn assigning_again_takes_nothing_away(snapshot in any_snapshot()) {
         let first = assign(&snapshot, &Preferences::default());
         let keep = first.pairs();
         let second = assign(&snapshot, &Preferences { keep, ..Default::default() });
-        prop_assert_eq!(first.pairs(), second.pairs());
+        // Where planes are scarce, knowing what is settled may find room for one more.
+        for pair in first.pairs() {
+            prop_assert!(second.pairs().contains(&pair), "{:?} was moved", pair);
+        }
     }
 
     #[test]

@@ -8,15 +8,19 @@ use smithay::{
 use super::{
     chain::Chain,
     cursor_plane::CursorPlane,
+    producer::Reporter,
+    render_jobs::RenderJobs,
     ring::CaptureBuffers,
     scanout::{self, ScanoutError},
-    screen::{Screen, CAPTURE_FORMAT},
+    screen::{Changes, Screen, CAPTURE_FORMAT},
+    slot_contents::SlotContents,
     Step, StepContext,
 };
 use crate::{
-    capture::OutputCapture,
+    capture::{OutputCapture, PerView},
+    config::ProducerChoice,
     kms::{self, modeset::refresh_of, topology::Head, FrameState},
-    render::{Scene, SceneDamage, Target},
+    render::{Mark, Scene, SceneDamage, SlotDamage, Target},
     time::Time,
 };
 
@@ -41,6 +45,10 @@ pub struct ScreenSetup<'a> {
     pub software: bool,
     /// The gap between a writeback fence and the next job.
     pub cooling: std::time::Duration,
+    /// Who is to make captured frames.
+    pub producer: ProducerChoice,
+    /// Whether the pointer may have a plane of its own.
+    pub hardware_cursor: bool,
 }
 
 /// Why a screen cannot be used.
@@ -67,6 +75,8 @@ impl Screen {
             mode,
             software,
             cooling,
+            producer,
+            hardware_cursor,
         } = setup;
         let mut pipeline = kms::Pipeline::for_head(device, head, &[])?;
         let mut pacing = *pipeline.writeback().config();
@@ -77,6 +87,7 @@ impl Screen {
         let cursor = head
             .planes
             .cursor
+            .filter(|_| hardware_cursor)
             .and_then(|_| CursorPlane::new(device.fd(), gbm, cursor_size(device.fd())));
         Ok(Self {
             pair: (head.connector, head.crtc),
@@ -87,9 +98,20 @@ impl Screen {
             buffers,
             chain: Chain::default(),
             scene: SceneDamage::new(&output),
+            mark: Mark::default(),
+            marked: false,
             cursor,
             capture_buffers: None,
             no_writeback: None,
+            policy: producer,
+            software,
+            can_render: false,
+            reporter: Reporter::default(),
+            render_jobs: RenderJobs::default(),
+            slot_contents: SlotContents::default(),
+            slot_damage: PerView::new(|_| SlotDamage::new(&output)),
+            rendered_bytes: 0,
+            render_failed: false,
             scene_dirty: true,
             cursor_dirty: true,
             shown_cursor: None,
@@ -151,15 +173,20 @@ impl Screen {
         self.uncommitted = None;
         self.no_writeback = report.writeback_attached.err();
         self.cursor_dirty = true;
+        self.slot_contents.forget_all();
         let full = crate::geometry::Rect::from_size(self.size());
         context.capture.committed(&[full], None);
         if let Some(reason) = &self.no_writeback {
-            tracing::warn!(target: "vitrine::output", output = %self.output.name(), %reason, "no writeback on this output: captures wait");
+            let what = match self.policy {
+                ProducerChoice::Writeback => "captures wait",
+                ProducerChoice::Auto | ProducerChoice::Render => "captures are rendered",
+            };
+            tracing::warn!(target: "vitrine::output", output = %self.output.name(), %reason, "no writeback on this output: {what}");
         }
         self.callbacks_due = Some(context.now);
     }
 
-    fn size(&self) -> crate::geometry::Size {
+    pub(super) fn size(&self) -> crate::geometry::Size {
         let (width, height) = self.mode.size();
         (i32::from(width), i32::from(height)).into()
     }
@@ -171,12 +198,27 @@ impl Screen {
         let (width, height) = self.mode.size();
         let size = (u32::from(width), u32::from(height));
         match CaptureBuffers::allocate(&self.gbm, size, CAPTURE_FORMAT, capture, now) {
-            Ok(buffers) => self.capture_buffers = Some(buffers),
+            Ok(buffers) => {
+                self.check_render(&buffers);
+                self.capture_buffers = Some(buffers);
+            }
             Err(error) => {
                 tracing::error!(target: "vitrine::output", output = %self.output.name(), %error, "no capture on this output");
                 self.no_writeback = Some(error.to_string());
             }
         }
+    }
+
+    /// Gives the output another ring of fresh memory. Nothing that is shown from the next job on is written into the old one;
+    /// the job in flight still is, and shows what was on the screen before.
+    pub fn renew_ring(&mut self, capture: &mut OutputCapture, now: Time) {
+        if self.capture_buffers.take().is_none() {
+            // None was made yet, or there was no memory for one.
+            return;
+        }
+        capture.clear_buffers(now);
+        self.slot_contents = SlotContents::default();
+        self.ensure_ring(capture, now);
     }
 
     fn draw_first(&mut self, context: &mut StepContext<'_>) -> Option<usize> {
@@ -186,6 +228,7 @@ impl Screen {
             shell: context.shell,
             output: &self.output,
             cursor: None,
+            mark: self.marked.then_some(&self.mark),
         };
         let mut used = None;
         let drawn = context.renderer.draw(&scene, &mut self.scene, || {
@@ -232,7 +275,8 @@ impl Screen {
                 tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the screen does not come back yet");
             }
         }
-        self.uncommitted = Some(Vec::new());
+        self.uncommitted = Some(Changes::default());
+        self.slot_contents.forget_all();
         self.scene_dirty = true;
         self.cursor_dirty = true;
     }
@@ -253,6 +297,9 @@ impl Screen {
             jobs = jobs.jobs,
             probes = jobs.probes,
             published = capture.frames,
+            written_back = capture.by_writeback,
+            rendered = capture.by_render,
+            rendered_bytes = self.rendered_bytes,
             delivered = capture.delivered,
             skipped = capture.skipped.wanted(),
             missed = self.missed,

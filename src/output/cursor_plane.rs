@@ -23,6 +23,8 @@ pub struct Shown {
     pub at: (i32, i32),
     /// The point of the picture that points, for virtual machines.
     pub hotspot: (i32, i32),
+    /// The pixels.
+    pub picture: Option<Arc<CursorPicture>>,
 }
 
 /// The cursor plane's buffers and state.
@@ -32,7 +34,7 @@ pub struct CursorPlane {
     buffers: [(GbmBuffer, Arc<Framebuffer>); 2],
     /// Which buffer has `picture`.
     front: usize,
-    picture: Option<CursorPicture>,
+    picture: Option<Arc<CursorPicture>>,
 }
 
 impl CursorPlane {
@@ -69,14 +71,14 @@ impl CursorPlane {
     /// # Errors
     /// When the buffer cannot be written.
     pub fn show(&mut self, picture: &CursorPicture, at: (i32, i32)) -> std::io::Result<Shown> {
-        if self.picture.as_ref() != Some(picture) {
+        if self.picture.as_deref() != Some(picture) {
             let back = 1 - self.front;
             let bytes = self.padded(picture);
             if let Some((bo, _)) = self.buffers.get_mut(back) {
                 bo.write(&bytes)?;
             }
             self.front = back;
-            self.picture = Some(picture.clone());
+            self.picture = Some(Arc::new(picture.clone()));
         }
         let framebuffer = match self.front {
             0 => self.buffers[0].1.clone(),
@@ -86,6 +88,7 @@ impl CursorPlane {
             framebuffer,
             at,
             hotspot: picture.hotspot,
+            picture: self.picture.clone(),
         })
     }
 

@@ -24,6 +24,8 @@ impl Screen {
         self.flips += 1;
         self.last_flip = at;
         self.chain.flipped();
+        let ended = self.render_jobs.flipped(at);
+        self.end_render_jobs(ended, capture, now);
         if let Some(feedback) = self.feedback.take() {
             feedback::presented(feedback, at, self.refresh, sequence);
         }
@@ -84,7 +86,7 @@ impl Screen {
             tracing::warn!(target: "vitrine::output", %output, %error, "the driver refused a commit with writeback; the display goes on without");
         }
         if self.job_refusals >= REFUSALS_BEFORE_GIVING_UP && self.no_writeback.is_none() {
-            tracing::error!(target: "vitrine::output", %output, %error, "writeback is refused again and again; capture waits until the next modeset of this output");
+            tracing::error!(target: "vitrine::output", %output, %error, "writeback is refused again and again; it is not tried until the next modeset of this output");
             self.no_writeback = Some(error.to_string());
         }
     }

@@ -5,15 +5,21 @@
 
 mod bring_up;
 mod chain;
+mod copier;
 mod cursor_plane;
 mod describe;
 mod feedback;
 mod jobs;
 mod pointer;
+mod produce;
+mod producer;
+mod render_jobs;
+mod report;
 mod ring;
 mod scanout;
 mod schedule;
 mod screen;
+mod slot_contents;
 
 use smithay::{
     input::pointer::CursorImageStatus,
@@ -23,13 +29,16 @@ use smithay::{
 
 use crate::{
     capture::OutputCapture,
+    config::Indicator,
     kms::{Fence, JobId},
     render::Renderer,
     shell::Shell,
     time::Time,
 };
 
+pub use copier::{Copier, Filled, Order};
 pub use describe::describe;
+pub use report::ScreenReport;
 pub use screen::{Screen, ScreenError, ScreenSetup};
 
 /// The pointer, in the logical coordinates of all screens.
@@ -54,6 +63,8 @@ pub struct StepContext<'a> {
     pub capture: &'a mut OutputCapture,
     /// The pointer, if it is visible.
     pub pointer: Option<&'a Pointer>,
+    /// Whether a captured screen shows that it is.
+    pub indicator: Indicator,
 }
 
 /// A fence that the event loop is to watch.
@@ -72,6 +83,8 @@ pub struct PendingFence {
 pub struct Step {
     /// A new job's fence.
     pub fence: Option<PendingFence>,
+    /// What the copying thread is to do.
+    pub orders: Vec<Order>,
     /// Jobs whose fences need not be watched any more.
     pub forget: Vec<JobId>,
     /// When to come back even if nothing happens.

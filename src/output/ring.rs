@@ -2,17 +2,46 @@
 
 use std::{collections::HashMap, io, os::fd::OwnedFd, sync::Arc};
 
-use smithay::backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd};
+use smithay::backend::{
+    allocator::{
+        dmabuf::{Dmabuf, DmabufFlags},
+        gbm::GbmDevice,
+    },
+    drm::DrmDeviceFd,
+};
 
 use crate::{
-    capture::{FrameFormat, OutputCapture, SlotId, SlotMemory},
+    capture::{FrameFormat, OutputCapture, SlotId, SlotMemory, TargetLayout},
     kms::{self, Access, Framebuffer, RingBuffer},
+    render::Canvas,
     time::Time,
 };
 
 /// A ring buffer as the memory of a slot.
 #[derive(Debug)]
-struct Slot(RingBuffer);
+pub struct Slot(RingBuffer);
+
+impl Slot {
+    /// How its pixels lie in memory, for a copy into it.
+    pub fn target_layout(&self) -> TargetLayout {
+        let layout = self.0.layout();
+        TargetLayout {
+            width: layout.width,
+            height: layout.height,
+            fourcc: self.0.fourcc(),
+            stride: layout.stride,
+            offset: layout.offset,
+        }
+    }
+
+    /// Lets `f` write the slot, while it is armed for a job of the render producer.
+    ///
+    /// # Errors
+    /// The driver does not let it be written.
+    pub fn write(&self, f: &mut dyn FnMut(&mut [u8])) -> io::Result<()> {
+        self.0.write(f)
+    }
+}
 
 impl SlotMemory for Slot {
     fn export(&self) -> io::Result<OwnedFd> {
@@ -28,10 +57,12 @@ impl SlotMemory for Slot {
     }
 }
 
-/// The framebuffers that belong to the slots.
+/// The buffers that belong to the slots.
 #[derive(Debug)]
 pub struct CaptureBuffers {
-    framebuffers: HashMap<SlotId, Arc<Framebuffer>>,
+    slots: HashMap<SlotId, Arc<Slot>>,
+    /// For the renderer, made when a slot is drawn for the first time.
+    canvases: HashMap<SlotId, Canvas>,
 }
 
 impl CaptureBuffers {
@@ -47,7 +78,7 @@ impl CaptureBuffers {
         now: Time,
     ) -> Result<Self, CaptureBuffersError> {
         let mut buffers = Vec::new();
-        for _ in 0..capture.config().ring_slots {
+        for _ in 0..capture.config().slots() {
             buffers.push(RingBuffer::allocate(
                 gbm,
                 width,
@@ -69,24 +100,87 @@ impl CaptureBuffers {
             stride: layout.stride,
             offset: layout.offset,
         };
-        let all: Vec<_> = buffers
+        let all: Vec<_> = buffers.into_iter().map(|b| Arc::new(Slot(b))).collect();
+        let memory = all
             .iter()
-            .map(|buffer| buffer.framebuffer().clone())
-            .collect();
-        let slots = buffers
-            .into_iter()
-            .map(|b| Arc::new(Slot(b)) as Arc<dyn SlotMemory>);
-        let generation = capture.set_buffers(format, slots.collect(), now)?;
-        let framebuffers = (0..)
+            .map(|slot| Arc::clone(slot) as Arc<dyn SlotMemory>);
+        let generation = capture.set_buffers(format, memory.collect(), now)?;
+        let slots = (0..)
             .map(|index| SlotId { index, generation })
             .zip(all)
             .collect();
-        Ok(Self { framebuffers })
+        Ok(Self {
+            slots,
+            canvases: HashMap::new(),
+        })
     }
 
     /// The framebuffer of a slot of this ring.
     pub fn framebuffer(&self, slot: SlotId) -> Option<&Arc<Framebuffer>> {
-        self.framebuffers.get(&slot)
+        self.slots.get(&slot).map(|slot| slot.0.framebuffer())
+    }
+
+    /// A slot of this ring.
+    pub fn slot(&self, slot: SlotId) -> Option<&Arc<Slot>> {
+        self.slots.get(&slot)
+    }
+
+    /// Whether this process can write the slots: tried once, with any of them.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn check_writable(&self) -> io::Result<()> {
+        match self.slots.values().next() {
+            Some(slot) => slot.0.writable().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// A slot for the renderer to draw into: by pixman through our own mapping, by a GPU through the dma-buf.
+    ///
+    /// # Errors
+    /// The slot is unknown, or the driver does not let it be written.
+    pub fn canvas(&mut self, id: SlotId, software: bool) -> Result<&mut Canvas, String> {
+        use std::collections::hash_map::Entry;
+        let entry = match self.canvases.entry(id) {
+            Entry::Occupied(canvas) => return Ok(canvas.into_mut()),
+            Entry::Vacant(entry) => entry,
+        };
+        let slot = self.slots.get(&id).ok_or("the slot is of another ring")?;
+        let canvas = match software {
+            true => slot.cpu_canvas()?,
+            false => slot.gpu_canvas().map_err(|error| error.to_string())?,
+        };
+        Ok(entry.insert(canvas))
+    }
+}
+
+impl Slot {
+    fn cpu_canvas(&self) -> Result<Canvas, String> {
+        let mapping = self.0.writable().map_err(|error| error.to_string())?;
+        let layout = self.0.layout();
+        let first = mapping
+            .as_ptr()
+            .wrapping_add(usize::try_from(layout.offset).unwrap_or(0));
+        let size = (layout.width, layout.height);
+        // SAFETY: the mapping covers offset + stride * height bytes, begins with a page, and goes along; a slot is drawn into
+        // only while it is armed, when nobody reads it.
+        unsafe { Canvas::on_memory(first, size, layout.stride, Box::new(mapping)) }
+            .map_err(|error| error.to_string())
+    }
+
+    fn gpu_canvas(&self) -> io::Result<Canvas> {
+        let layout = self.0.layout();
+        let side = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        let mut builder = Dmabuf::builder(
+            (side(layout.width), side(layout.height)),
+            self.0.fourcc(),
+            self.0.modifier(),
+            DmabufFlags::empty(),
+        );
+        builder.add_plane(self.0.export()?, 0, layout.offset, layout.stride);
+        let dmabuf = builder.build().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Canvas::Gpu(dmabuf))
     }
 }
 

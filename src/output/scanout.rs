@@ -12,8 +12,11 @@ use smithay::backend::{
     drm::DrmDeviceFd,
 };
 
-use super::chain::BUFFERS;
-use crate::kms::Framebuffer;
+use super::{chain::BUFFERS, copier::ReadableScanout};
+use crate::{
+    capture::FrameFormat,
+    kms::{Framebuffer, Mapping},
+};
 
 /// The format of every scanout buffer: all display controllers and both renderers have it.
 const FORMAT: Fourcc = Fourcc::Xrgb8888;
@@ -25,6 +28,8 @@ pub struct ScanoutBuffer {
     pub dmabuf: Dmabuf,
     /// For the plane.
     pub framebuffer: Arc<Framebuffer>,
+    /// For copies by the CPU, where the CPU drew it.
+    pub readable: Option<Arc<ReadableScanout>>,
 }
 
 /// Why there are no buffers.
@@ -92,10 +97,42 @@ fn allocate_one(
             .export()
             .map_err(|error| failed("no export")(&error))?,
     };
+    let readable = match software {
+        true => readable(&dmabuf).map_err(|error| failed("no mapping")(&error))?,
+        false => None,
+    };
     Ok(ScanoutBuffer {
         dmabuf,
         framebuffer,
+        readable: readable.map(Arc::new),
     })
+}
+
+/// The pixels for the CPU, mapped once.
+fn readable(dmabuf: &Dmabuf) -> std::io::Result<Option<ReadableScanout>> {
+    let (Some(fd), Some(stride), Some(offset)) = (
+        dmabuf.handles().next(),
+        dmabuf.strides().next(),
+        dmabuf.offsets().next(),
+    ) else {
+        return Ok(None);
+    };
+    let fd = fd.try_clone_to_owned()?;
+    let len = u64::from(offset) + u64::from(stride) * u64::from(dmabuf.height());
+    let mapping = Mapping::of_dmabuf(&fd, usize::try_from(len).unwrap_or(usize::MAX), false)?;
+    let format = FrameFormat {
+        width: dmabuf.width(),
+        height: dmabuf.height(),
+        fourcc: FORMAT,
+        modifier: Modifier::Linear,
+        stride,
+        offset,
+    };
+    Ok(Some(ReadableScanout {
+        dmabuf: fd,
+        mapping,
+        format,
+    }))
 }
 
 /// The buffer's dma-buf, labelled as what it is: it was asked for as LINEAR, but GBM's software backend does not say so.

@@ -16,8 +16,12 @@ pub struct Situation {
     pub may_commit: bool,
     /// Something visible may have changed since the last commit.
     pub dirty: bool,
-    /// Whether capture clients want the next frame.
-    pub demand: Demand,
+    /// Whether somebody wants the next frame from the writeback connector.
+    pub writeback: Demand,
+    /// Whether somebody wants the next frame from the render producer.
+    pub render: Demand,
+    /// Whether probes of the connector are worth a commit.
+    pub probing: Probing,
     /// Until then the applications may still have something new for the next refresh. A commit that only a capture client
     /// wants would take that refresh from them.
     pub change_time: Time,
@@ -27,18 +31,28 @@ pub struct Situation {
     pub arm: Result<ArmKind, Refuse>,
 }
 
+/// How much a suspect connector's next probe is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probing {
+    /// Nobody would use the connector.
+    No,
+    /// It goes with a commit that is made anyway: sessions are open.
+    Along,
+    /// It is worth a commit of its own: somebody waits for a frame. Those who wait only for a change would otherwise keep a
+    /// still screen's connector suspect for ever.
+    Forced,
+}
+
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
     /// Nothing until something happens, or at the given time.
     Wait(Option<Time>),
     /// Commit what is new, if anything is.
-    Show,
-    /// Commit with a writeback job of this kind. With `force` even if nothing is new.
-    Capture {
-        /// What the job is for.
-        kind: ArmKind,
-        /// Commit although the picture is the same.
+    Commit {
+        /// With a writeback job of this kind.
+        job: Option<ArmKind>,
+        /// Even if nothing is new.
         force: bool,
     },
 }
@@ -48,14 +62,18 @@ pub fn plan(now: Time, situation: Situation) -> Plan {
     let Situation {
         may_commit,
         dirty,
-        demand,
+        writeback,
+        render,
+        probing,
         change_time,
         pacing,
         arm,
     } = situation;
-    let wanted = dirty || demand == Demand::Now || (demand != Demand::None && is_probe(arm));
+    let probe = arm.ok().filter(|kind| *kind != ArmKind::Normal);
+    let probes_now = probing == Probing::Forced && probe.is_some();
+    let wanted = dirty || writeback == Demand::Now || render == Demand::Now || probes_now;
     if !may_commit || !wanted {
-        return Plan::Wait(probe_time(demand, arm));
+        return Plan::Wait(retry_time(writeback, probing, arm));
     }
     if let Pacing::Wait { until } = pacing {
         return Plan::Wait(until);
@@ -63,40 +81,48 @@ pub fn plan(now: Time, situation: Situation) -> Plan {
     if !dirty && now < change_time {
         return Plan::Wait(Some(change_time));
     }
-    if demand == Demand::None {
-        return Plan::Show;
+    let force = render == Demand::Now;
+    let without = Plan::Commit { job: None, force };
+    if probing != Probing::No && probe.is_some() {
+        return Plan::Commit {
+            job: probe,
+            force: force || probes_now,
+        };
+    }
+    if writeback == Demand::None {
+        return without;
     }
     match arm {
-        Ok(ArmKind::Normal) => Plan::Capture {
-            kind: ArmKind::Normal,
-            force: demand == Demand::Now,
+        Ok(ArmKind::Normal) => Plan::Commit {
+            job: Some(ArmKind::Normal),
+            force: force || writeback == Demand::Now,
         },
-        Ok(kind @ (ArmKind::Kick | ArmKind::Canary)) => Plan::Capture { kind, force: true },
+        // The connector lost its trust since the demand was asked for.
+        Ok(ArmKind::Kick | ArmKind::Canary) => without,
         // The gap is a few milliseconds: shorter than a refresh, so the frame is worth it.
         Err(Refuse::Cooling { until }) if until > now => Plan::Wait(Some(until)),
         Err(Refuse::Cooling { .. } | Refuse::Checking | Refuse::WrongBuffer { .. }) => {
             Plan::Wait(Some(now))
         }
-        Err(Refuse::Detached | Refuse::InFlight | Refuse::Stalled { .. }) if dirty => Plan::Show,
+        Err(Refuse::Detached | Refuse::InFlight | Refuse::Stalled { .. }) if dirty || force => {
+            without
+        }
         Err(Refuse::Stalled { until }) => Plan::Wait(Some(until)),
         Err(Refuse::Detached | Refuse::InFlight) => Plan::Wait(None),
     }
 }
 
-/// Whether the next job is a probe. Clients who wait only for a change would otherwise keep a still screen's connector
-/// suspect for ever.
-fn is_probe(arm: Result<ArmKind, Refuse>) -> bool {
-    matches!(arm, Ok(ArmKind::Kick | ArmKind::Canary))
-}
-
-/// When a suspect connector's next probe is due, if anybody waits for what it finds.
-fn probe_time(demand: Demand, arm: Result<ArmKind, Refuse>) -> Option<Time> {
-    match (demand, arm) {
-        (
-            Demand::OnDamage | Demand::Now,
-            Err(Refuse::Stalled { until } | Refuse::Cooling { until }),
-        ) => Some(until),
-        _ => None,
+/// When a suspect connector's next probe, or the end of the gap after a job, is worth a look.
+fn retry_time(writeback: Demand, probing: Probing, arm: Result<ArmKind, Refuse>) -> Option<Time> {
+    if writeback == Demand::None && probing != Probing::Forced {
+        return None;
+    }
+    match arm {
+        Err(Refuse::Stalled { until } | Refuse::Cooling { until }) => Some(until),
+        Err(
+            Refuse::Detached | Refuse::InFlight | Refuse::Checking | Refuse::WrongBuffer { .. },
+        )
+        | Ok(ArmKind::Normal | ArmKind::Kick | ArmKind::Canary) => None,
     }
 }
 
@@ -114,22 +140,22 @@ mod tests {
         Situation {
             may_commit: true,
             dirty: true,
-            demand: Demand::OnDamage,
+            writeback: Demand::OnDamage,
+            render: Demand::None,
+            probing: Probing::No,
             change_time: at(0),
             pacing: Pacing::Go,
             arm: Ok(ArmKind::Normal),
         }
     }
 
+    fn commit(job: Option<ArmKind>, force: bool) -> Plan {
+        Plan::Commit { job, force }
+    }
+
     #[test]
     fn a_change_that_somebody_wants_is_captured_without_being_forced() {
-        assert_eq!(
-            plan(at(0), idle()),
-            Plan::Capture {
-                kind: ArmKind::Normal,
-                force: false
-            }
-        );
+        assert_eq!(plan(at(0), idle()), commit(Some(ArmKind::Normal), false));
     }
 
     #[test]
@@ -140,31 +166,28 @@ mod tests {
         };
         assert_eq!(plan(at(0), still), Plan::Wait(None));
         let first = Situation {
-            demand: Demand::Now,
+            writeback: Demand::Now,
             ..still
         };
-        assert_eq!(
-            plan(at(0), first),
-            Plan::Capture {
-                kind: ArmKind::Normal,
-                force: true
-            }
-        );
+        assert_eq!(plan(at(0), first), commit(Some(ArmKind::Normal), true));
+        let rendered = Situation {
+            writeback: Demand::None,
+            render: Demand::Now,
+            ..still
+        };
+        assert_eq!(plan(at(0), rendered), commit(None, true));
     }
 
     #[test]
     fn a_commit_for_a_capture_client_alone_leaves_the_applications_their_time() {
         let still = Situation {
             dirty: false,
-            demand: Demand::Now,
+            writeback: Demand::Now,
             change_time: at(12),
             ..idle()
         };
         assert_eq!(plan(at(1), still), Plan::Wait(Some(at(12))));
-        let forced = Plan::Capture {
-            kind: ArmKind::Normal,
-            force: true,
-        };
+        let forced = commit(Some(ArmKind::Normal), true);
         assert_eq!(plan(at(12), still), forced);
         let changed = Situation {
             dirty: true,
@@ -176,10 +199,12 @@ mod tests {
     #[test]
     fn the_display_goes_on_while_the_connector_is_stalled() {
         let stalled = Situation {
+            writeback: Demand::None,
+            probing: Probing::Forced,
             arm: Err(Refuse::Stalled { until: at(900) }),
             ..idle()
         };
-        assert_eq!(plan(at(0), stalled), Plan::Show);
+        assert_eq!(plan(at(0), stalled), commit(None, false));
         let still = Situation {
             dirty: false,
             ..stalled
@@ -194,16 +219,11 @@ mod tests {
             ..idle()
         };
         assert_eq!(plan(at(0), cooling), Plan::Wait(Some(at(2))));
-        assert_eq!(
-            plan(
-                at(0),
-                Situation {
-                    demand: Demand::None,
-                    ..cooling
-                }
-            ),
-            Plan::Show
-        );
+        let unwanted = Situation {
+            writeback: Demand::None,
+            ..cooling
+        };
+        assert_eq!(plan(at(0), unwanted), commit(None, false));
     }
 
     #[test]
@@ -219,27 +239,48 @@ mod tests {
             arm: Err(Refuse::InFlight),
             ..idle()
         };
-        assert_eq!(plan(at(16), overtaken), Plan::Show);
+        assert_eq!(plan(at(16), overtaken), commit(None, false));
     }
 
     #[test]
     fn a_suspect_connector_is_probed_even_on_a_still_screen() {
         let probe = Situation {
             dirty: false,
+            writeback: Demand::None,
+            probing: Probing::Forced,
             arm: Ok(ArmKind::Kick),
             ..idle()
         };
-        assert_eq!(
-            plan(at(0), probe),
-            Plan::Capture {
-                kind: ArmKind::Kick,
-                force: true
-            }
-        );
+        assert_eq!(plan(at(0), probe), commit(Some(ArmKind::Kick), true));
         let nobody = Situation {
-            demand: Demand::None,
+            probing: Probing::No,
             ..probe
         };
         assert_eq!(plan(at(0), nobody), Plan::Wait(None));
+    }
+
+    #[test]
+    fn rendered_frames_do_not_stop_the_probes_and_probes_do_not_hold_them_up() {
+        let rendering = Situation {
+            writeback: Demand::None,
+            render: Demand::Now,
+            probing: Probing::Along,
+            arm: Ok(ArmKind::Canary),
+            ..idle()
+        };
+        assert_eq!(plan(at(0), rendering), commit(Some(ArmKind::Canary), true));
+        for busy in [Refuse::InFlight, Refuse::Cooling { until: at(2) }] {
+            let busy = Situation {
+                arm: Err(busy),
+                ..rendering
+            };
+            assert_eq!(plan(at(0), busy), commit(None, true));
+        }
+        let still = Situation {
+            dirty: false,
+            render: Demand::None,
+            ..rendering
+        };
+        assert_eq!(plan(at(0), still), Plan::Wait(None), "no probe for nobody");
     }
 }

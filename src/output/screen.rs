@@ -1,7 +1,7 @@
 //! One screen: its pipeline, its pictures, its pointer.
 //!
 //! `step` is called once per turn of the event loop and does what `schedule` decides; flips and fences come in between
-//! (`jobs`). Each screen has its own state: a pending fence of one never holds another.
+//! (`jobs`); who makes the captured frames is in `produce`. Each screen has its own state: a pending fence of one never holds another.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,16 +22,21 @@ use super::{
     cursor_plane::{CursorPlane, Shown},
     feedback,
     pointer::LocalPointer,
+    produce::ArmedJobs,
+    producer::Reporter,
+    render_jobs::RenderJobs,
     ring::CaptureBuffers,
     scanout::ScanoutBuffer,
-    schedule::{plan, Plan, Situation},
+    schedule::{plan, Plan},
+    slot_contents::SlotContents,
     PendingFence, Step, StepContext,
 };
 use crate::{
-    capture::{self, Demand, Producer},
+    capture::{self, PerView},
+    config::{Indicator, ProducerChoice},
     geometry::Rect,
-    kms::{self, ArmKind, CommitError, FrameState, JobId, PlaneUpdate, WritebackFb},
-    render::{Drawn, Scene, SceneDamage, Target},
+    kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate},
+    render::{Drawn, Mark, Scene, SceneDamage, SlotDamage, Target},
     time::Time,
 };
 
@@ -62,10 +67,27 @@ pub struct Screen {
     pub(super) buffers: Vec<ScanoutBuffer>,
     pub(super) chain: Chain,
     pub(super) scene: SceneDamage,
+    /// Shown while `marked`: somebody captures this screen, and the operator wants the user to see that.
+    pub(super) mark: Mark,
+    pub(super) marked: bool,
     pub(super) cursor: Option<CursorPlane>,
     pub(super) capture_buffers: Option<CaptureBuffers>,
     /// Why no job is possible on this screen, once that was found out.
     pub(super) no_writeback: Option<String>,
+    /// Who is to make captured frames, as far as the operator says.
+    pub(super) policy: ProducerChoice,
+    /// Pixels are drawn by the CPU.
+    pub(super) software: bool,
+    /// The slots can be written by the render producer.
+    pub(super) can_render: bool,
+    pub(super) reporter: Reporter,
+    pub(super) render_jobs: RenderJobs,
+    pub(super) slot_contents: SlotContents,
+    pub(super) slot_damage: PerView<SlotDamage>,
+    /// Bytes that the CPU copied into slots.
+    pub(super) rendered_bytes: u64,
+    /// It was said that a slot could not be filled.
+    pub(super) render_failed: bool,
     /// Windows may have changed since the last draw.
     pub(super) scene_dirty: bool,
     /// The pointer may have moved or changed.
@@ -76,7 +98,7 @@ pub struct Screen {
     /// The pointer is drawn into the scene.
     pub(super) drawn_cursor: bool,
     /// A drawn picture waits for a commit that works, with what it changes.
-    pub(super) uncommitted: Option<Vec<Rect>>,
+    pub(super) uncommitted: Option<Changes>,
     pub(super) feedback: Option<OutputPresentationFeedback>,
     pub(super) callbacks: feedback::DrawnCallbacks,
     /// Clients that wait for a frame callback get it then, although nothing was committed.
@@ -94,12 +116,30 @@ pub struct Screen {
     pub(super) missed: u64,
 }
 
+/// What a picture changes, in mode pixels.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Changes {
+    /// Of the primary scanout buffer.
+    pub scene: Vec<Rect>,
+    /// Of the scene without a pointer that is drawn into it.
+    pub bare: Vec<Rect>,
+    /// By the cursor plane.
+    pub cursor: Vec<Rect>,
+}
+
+impl Changes {
+    /// Everything that changes on the screen.
+    pub fn on_screen(&self) -> Vec<Rect> {
+        self.scene.iter().chain(&self.cursor).copied().collect()
+    }
+}
+
 /// A frame that is ready to be committed.
-struct Picture {
-    index: usize,
-    damage: Vec<Rect>,
+pub(super) struct Picture {
+    pub index: usize,
+    pub changes: Changes,
     fence: Option<std::os::fd::OwnedFd>,
-    cursor: Option<Shown>,
+    pub cursor: Option<Shown>,
 }
 
 impl Screen {
@@ -125,6 +165,7 @@ impl Screen {
             return step;
         }
         self.tick(context, &mut step);
+        self.place_mark(context);
         self.send_due_callbacks(context);
         if self.pipeline.state() == kms::pipeline::State::Off {
             self.bring_up(context, &mut step);
@@ -132,11 +173,10 @@ impl Screen {
         }
         match self.plan(context) {
             Plan::Wait(until) => step.wake_at(until),
-            Plan::Show => {
-                self.missed += u64::from(context.capture.demand(context.now) != Demand::None);
-                self.present(context, None, &mut step);
+            Plan::Commit { job, force } => {
+                self.missed += u64::from(job.is_none() && self.misses(context));
+                self.present(context, job, force, &mut step);
             }
-            Plan::Capture { kind, force } => self.present(context, Some((kind, force)), &mut step),
         }
         step.wake_at(self.watchdog(context.now));
         step.wake_at(self.callbacks_due);
@@ -165,42 +205,36 @@ impl Screen {
             self.pipeline.state(),
             kms::pipeline::State::FlipPending { .. }
         );
-        let arm = match self.no_writeback {
-            Some(_) => Err(kms::Refuse::Detached),
-            None => self.pipeline.may_arm(now),
-        };
-        plan(
-            now,
-            Situation {
-                may_commit: !flip_pending,
-                dirty: self.scene_dirty || self.cursor_dirty || self.uncommitted.is_some(),
-                demand: context.capture.demand(now),
-                change_time: self.last_flip + self.refresh * 3 / 4,
-                pacing: self.pipeline.may_commit(now),
-                arm,
-            },
-        )
+        if !flip_pending {
+            let ended = self.render_jobs.no_flip();
+            self.end_render_jobs(ended, context.capture, now);
+        }
+        let situation = self.situation(context, !flip_pending);
+        plan(now, situation)
     }
 
-    /// Draws what is new and commits it; with `job` also if nothing is new and the job is forced.
+    /// Draws what is new and commits it, with a writeback job of this kind; with `force` also if nothing is new.
     fn present(
         &mut self,
         context: &mut StepContext<'_>,
-        job: Option<(ArmKind, bool)>,
+        job: Option<ArmKind>,
+        force: bool,
         step: &mut Step,
     ) {
-        let Some(picture) = self.draw(context, job.is_some_and(|(_, force)| force)) else {
+        let Some(picture) = self.draw(context, force) else {
             // Clients that committed without a change still wait for their callbacks.
             self.callbacks_due
                 .get_or_insert(context.now.max(self.last_flip + self.refresh));
             return;
         };
         let frame = self.frame_state(&picture);
-        let armed = job.and_then(|(kind, _)| self.arm(context, kind));
-        let carried = armed.as_ref().map(|job| job.job);
-        match self.pipeline.commit(&frame, armed, context.now) {
-            Ok(committed) => self.committed(context, picture, carried, committed, step),
-            Err(error) => self.commit_failed(context, picture, carried, &error, step),
+        let mut armed = self.arm_jobs(context, job, &picture);
+        match self
+            .pipeline
+            .commit(&frame, armed.writeback.take(), context.now)
+        {
+            Ok(committed) => self.committed(context, picture, armed, committed, step),
+            Err(error) => self.commit_failed(context, picture, armed, &error, step),
         }
     }
 
@@ -220,23 +254,24 @@ impl Screen {
             return None;
         }
         let index = self.chain.latest()?;
-        let mut damage = waiting.unwrap_or_default();
+        let mut changes = waiting.unwrap_or_default();
         let mut fence = None;
         if let Some(drawn) = drawn {
             fence = in_fence(&drawn.sync);
-            damage.extend(drawn.damage);
+            changes.scene.extend(drawn.damage);
+            changes.bare.extend(drawn.bare_damage);
             let visible = feedback::take(context.shell, &self.output, &drawn.states);
             self.feedback = Some(visible);
         } else if owed {
             let unchanged = RenderElementStates::default();
             self.feedback = Some(feedback::take(context.shell, &self.output, &unchanged));
         }
-        damage.extend(moved);
+        changes.cursor.extend(moved);
         let cursor = self.cursor_surface.as_ref();
         self.callbacks.take(context.shell, &self.output, cursor);
         Some(Picture {
             index,
-            damage,
+            changes,
             fence,
             cursor: self.shown_cursor.clone(),
         })
@@ -253,6 +288,7 @@ impl Screen {
             shell: context.shell,
             output: &self.output,
             cursor: sprite.as_ref(),
+            mark: self.marked.then_some(&self.mark),
         };
         let (chain, buffers) = (&self.chain, &mut self.buffers);
         let mut used = None;
@@ -279,7 +315,16 @@ impl Screen {
         }
     }
 
-    fn local_pointer(&self, context: &StepContext<'_>) -> Option<LocalPointer> {
+    /// The mark comes with the first session and goes with the last.
+    fn place_mark(&mut self, context: &StepContext<'_>) {
+        let marked = context.indicator == Indicator::Mark && context.capture.has_sessions();
+        if marked != self.marked {
+            self.marked = marked;
+            self.scene_dirty = true;
+        }
+    }
+
+    pub(super) fn local_pointer(&self, context: &StepContext<'_>) -> Option<LocalPointer> {
         let area = context.shell.space.output_geometry(&self.output)?;
         LocalPointer::on(context.pointer?, area)
     }
@@ -338,7 +383,7 @@ impl Screen {
             .as_ref()
             .and_then(|fence| fence.try_clone().ok())
             .map(Arc::new);
-        primary.damage = Some(picture.damage.clone());
+        primary.damage = Some(picture.changes.scene.clone());
         let mut frame = FrameState::primary(primary);
         frame.cursor = picture.cursor.as_ref().map(|shown| {
             let mut update = PlaneUpdate::whole(shown.framebuffer.clone(), shown.at);
@@ -357,59 +402,34 @@ impl Screen {
         PlaneUpdate::whole(self.buffers[index].framebuffer.clone(), (0, 0))
     }
 
-    /// A slot or probe buffer for a job, if there is one; the display goes on without.
-    fn arm(&mut self, context: &mut StepContext<'_>, kind: ArmKind) -> Option<WritebackFb> {
-        let job = JobId(self.next_job);
-        self.next_job += 1;
-        match kind {
-            ArmKind::Normal => {
-                let id = capture::JobId(job.0);
-                let slot = context
-                    .capture
-                    .arm(id, Producer::Writeback, context.now)
-                    .ok()?;
-                let buffers = self.capture_buffers.as_ref();
-                let Some(fb) = buffers.and_then(|buffers| buffers.framebuffer(slot)) else {
-                    context.capture.unarm(id);
-                    return None;
-                };
-                Some(WritebackFb {
-                    job,
-                    fb: fb.clone(),
-                })
-            }
-            ArmKind::Kick | ArmKind::Canary => {
-                match self.pipeline.probe_fb(&self.gbm, CAPTURE_FORMAT, job) {
-                    Ok(probe) => Some(probe),
-                    Err(error) => {
-                        tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "no buffer to probe the writeback connector with");
-                        None
-                    }
-                }
-            }
-        }
-    }
-
     fn committed(
         &mut self,
         context: &mut StepContext<'_>,
         picture: Picture,
-        job: Option<JobId>,
+        armed: ArmedJobs,
         committed: kms::Committed,
         step: &mut Step,
     ) {
         self.failures = 0;
-        let carried = job.filter(|_| committed.refused.is_none());
-        if let (Some(job), None) = (job, carried) {
+        let carried = armed.carried.filter(|_| committed.refused.is_none());
+        if let (Some(job), None) = (armed.carried, carried) {
             context.capture.unarm(capture::JobId(job.0));
         }
         if carried.is_some() {
             self.job_refusals = 0;
         }
         self.chain.committed(picture.index, carried.is_some());
-        context
-            .capture
-            .committed(&picture.damage, carried.map(|job| capture::JobId(job.0)));
+        let mut jobs: Vec<_> = armed.rendered.iter().map(|job| job.job).collect();
+        jobs.extend(carried.map(|job| capture::JobId(job.0)));
+        let (with_cursor, without_cursor) = (picture.changes.on_screen(), &picture.changes.bare);
+        context.capture.committed_views(
+            PerView {
+                with_cursor: &with_cursor,
+                without_cursor,
+            },
+            &jobs,
+        );
+        self.fill_slots(context, &picture, armed, step);
         if let (Some(job), Some(fence)) = (carried, committed.out_fence) {
             step.fence = Some(PendingFence {
                 output: self.output.clone(),
@@ -425,28 +445,32 @@ impl Screen {
         &mut self,
         context: &mut StepContext<'_>,
         picture: Picture,
-        job: Option<JobId>,
+        mut armed: ArmedJobs,
         error: &CommitError,
         step: &mut Step,
     ) {
-        if let Some(job) = job {
+        if let Some(job) = armed.carried {
             context.capture.unarm(capture::JobId(job.0));
         }
-        if job.is_some() && error.is_about_configuration() {
+        if armed.carried.is_some() && error.is_about_configuration() {
             // The display does not wait for capture: the same picture without the job, at once.
             let frame = self.frame_state(&picture);
             match self.pipeline.commit(&frame, None, context.now) {
                 Ok(committed) => {
                     // Only now it is the job that is to blame.
                     self.job_refused(error);
-                    return self.committed(context, picture, None, committed, step);
+                    armed.carried = None;
+                    return self.committed(context, picture, armed, committed, step);
                 }
                 Err(again) => {
                     tracing::debug!(target: "vitrine::output", %again, "refused without the job too")
                 }
             }
         }
-        self.uncommitted = Some(picture.damage);
+        for rendered in &armed.rendered {
+            context.capture.unarm(rendered.job);
+        }
+        self.uncommitted = Some(picture.changes);
         self.failures += 1;
         match error {
             CommitError::NotMaster => {

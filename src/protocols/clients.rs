@@ -1,10 +1,13 @@
 //! Numbers for Wayland clients: capture/ knows a client only as a [`ClientId`], and never reuses one.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::collections::HashMap;
 
 use wayland_server::{backend, Client, DisplayHandle};
 
-use crate::capture::ClientId;
+use crate::{
+    capture::ClientId,
+    policy::{Origin, Peer},
+};
 
 /// The number of each client that has used a capture protocol and is still connected.
 #[derive(Debug, Default)]
@@ -30,30 +33,16 @@ impl ClientIds {
     }
 }
 
-/// Who a client is, for the log. The socket says the pid and the uid; the executable is what /proc says of that pid
-/// now, which is good enough for a log and for nothing else.
-#[derive(Debug, Clone)]
-pub(super) struct Who {
-    pub(super) pid: i32,
-    pub(super) uid: u32,
-    pub(super) executable: PathBuf,
-}
-
-impl Who {
-    pub(super) fn is(display: &DisplayHandle, client: &Client) -> Self {
-        let Ok(credentials) = client.get_credentials(display) else {
-            return Self {
-                pid: 0,
-                uid: u32::MAX,
-                executable: PathBuf::new(),
-            };
-        };
-        let (pid, uid) = (credentials.pid, credentials.uid);
-        let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-        Self {
-            pid,
-            uid,
-            executable,
-        }
+/// What the socket says of a client, for compositors that know no more: pid and uid, and the program that /proc names for
+/// that pid now, which is good enough for a log and for nothing else.
+pub(super) fn peer_of(display: &DisplayHandle, client: &Client) -> Peer {
+    let Ok(credentials) = client.get_credentials(display) else {
+        return Peer::default();
+    };
+    Peer {
+        pid: credentials.pid,
+        uid: Some(credentials.uid),
+        executable: std::fs::read_link(format!("/proc/{}/exe", credentials.pid)).ok(),
+        origin: Origin::Public,
     }
 }

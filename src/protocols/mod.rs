@@ -9,6 +9,7 @@
 //! after each `OutputCapture::poll`, [`output_changed`] after a change of mode or format, [`output_gone`] when a
 //! screen goes away.
 
+mod audit;
 mod clients;
 mod shm_guard;
 mod source;
@@ -27,6 +28,7 @@ use wayland_server::{backend::GlobalId, Client, DisplayHandle, GlobalDispatch};
 
 use crate::{
     capture::{CaptureEvent, CopyPool, FrameFormat, OutputCapture},
+    policy::Peer,
     time::Time,
 };
 
@@ -81,6 +83,15 @@ pub trait CaptureHandler: Sized + 'static {
 
     /// As [`capture_wanted`](Self::capture_wanted), for a window.
     fn toplevel_wanted(&mut self, identifier: &str);
+
+    /// Whether the client has the right to capture now. Asked whenever a capture begins: a client that lost the right may
+    /// still have objects from before.
+    fn may_capture(&self, client: &Client) -> bool;
+
+    /// Who the client is, for the audit.
+    fn peer(&self, display: &DisplayHandle, client: &Client) -> Peer {
+        clients::peer_of(display, client)
+    }
 }
 
 /// The pointer on one output.
@@ -155,15 +166,8 @@ impl CaptureProtocols {
             + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>
             + GlobalDispatch<ScreencopyManager, CaptureGlobalData>,
     {
-        let data = || CaptureGlobalData::new(filter.clone());
         Self {
-            globals: [
-                display.create_global::<D, OutputSourceManager, _>(1, data()),
-                display.create_global::<D, ToplevelSourceManager, _>(1, data()),
-                display.create_global::<D, CopyCaptureManager, _>(1, data()),
-                display.create_global::<D, ExportDmabufManager, _>(1, data()),
-                display.create_global::<D, ScreencopyManager, _>(3, data()),
-            ],
+            globals: create_globals::<D>(display, filter),
             clients: ClientIds::default(),
             copy: Default::default(),
             export: Default::default(),
@@ -174,6 +178,24 @@ impl CaptureProtocols {
     /// The globals, to disable or remove them.
     pub fn globals(&self) -> &[GlobalId] {
         &self.globals
+    }
+
+    /// Announces the globals anew, to each client that `filter` accepts. Gives the old ones, to be taken away: there is no
+    /// other way to tell some clients that they are gone, or to show them to others.
+    pub fn announce_again<D>(
+        &mut self,
+        display: &DisplayHandle,
+        filter: impl Fn(&Client) -> bool + Clone + Send + Sync + 'static,
+    ) -> Vec<GlobalId>
+    where
+        D: CaptureHandler
+            + GlobalDispatch<OutputSourceManager, CaptureGlobalData>
+            + GlobalDispatch<ToplevelSourceManager, CaptureGlobalData>
+            + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
+            + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>
+            + GlobalDispatch<ScreencopyManager, CaptureGlobalData>,
+    {
+        std::mem::replace(&mut self.globals, create_globals::<D>(display, filter)).into()
     }
 
     /// Copies that are with the workers now.
@@ -193,6 +215,28 @@ impl CaptureProtocols {
             screencopy_frames: self.screencopy.frame_count(),
         }
     }
+}
+
+fn create_globals<D>(
+    display: &DisplayHandle,
+    filter: impl Fn(&Client) -> bool + Clone + Send + Sync + 'static,
+) -> [GlobalId; 5]
+where
+    D: CaptureHandler
+        + GlobalDispatch<OutputSourceManager, CaptureGlobalData>
+        + GlobalDispatch<ToplevelSourceManager, CaptureGlobalData>
+        + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
+        + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>
+        + GlobalDispatch<ScreencopyManager, CaptureGlobalData>,
+{
+    let data = || CaptureGlobalData::new(filter.clone());
+    [
+        display.create_global::<D, OutputSourceManager, _>(1, data()),
+        display.create_global::<D, ToplevelSourceManager, _>(1, data()),
+        display.create_global::<D, CopyCaptureManager, _>(1, data()),
+        display.create_global::<D, ExportDmabufManager, _>(1, data()),
+        display.create_global::<D, ScreencopyManager, _>(3, data()),
+    ]
 }
 
 /// How many objects of each kind are alive.
@@ -309,6 +353,15 @@ pub fn toplevel_changed<D: CaptureHandler>(state: &mut D, identifier: &Arc<str>)
 pub fn toplevel_gone<D: CaptureHandler>(state: &mut D, identifier: &Arc<str>) {
     let source = CaptureSource::Toplevel(identifier.clone());
     ext_image_copy_capture::source_gone(state, &source);
+}
+
+/// The rights of clients changed: captures of those who may no longer ([`CaptureHandler::may_capture`]) end. Sessions are
+/// stopped, what waits or is under way fails, what was handed out is declared void. Memory that a client has mapped stays
+/// mapped: give each output another ring before its next job.
+pub fn rights_changed<D: CaptureHandler>(state: &mut D) {
+    ext_image_copy_capture::rights_changed(state);
+    wlr_export_dmabuf::rights_changed(state);
+    wlr_screencopy::rights_changed(state);
 }
 
 /// One answered request, on its way to the protocol that asked.

@@ -10,19 +10,21 @@
 //! ready, since no other event can say so, and only then is the slot written again. A change of mode takes nothing
 //! back: ready frames of the old mode stay valid until they are destroyed.
 
-use std::{collections::HashMap, os::fd::AsFd};
+use std::{collections::HashMap, os::fd::AsFd, sync::Arc};
 
 use smithay::output::Output;
 use wayland_protocols_wlr::export_dmabuf::v1::server::{
     zwlr_export_dmabuf_frame_v1::{self, CancelReason, Flags},
     zwlr_export_dmabuf_manager_v1,
 };
-use wayland_server::{backend, Client, DataInit, Dispatch, DisplayHandle, GlobalDispatch, New};
+use wayland_server::{
+    backend, Client, DataInit, Dispatch, DisplayHandle, GlobalDispatch, New, Resource,
+};
 
 use crate::{
-    capture::{FrameSeq, Lease, RequestId, SessionId, SessionKind},
+    capture::{FrameFormat, FrameSeq, Lease, RequestId, SessionId, SessionKind},
     protocols::{
-        clients::Who, split_modifier, split_time, CaptureGlobalData, CaptureHandler,
+        audit::Audit, split_modifier, split_time, CaptureGlobalData, CaptureHandler,
         CaptureProtocols, Delivery,
     },
     time::Time,
@@ -54,11 +56,11 @@ struct ExportClient {
 /// One client's capture session on one output.
 #[derive(Debug)]
 struct ExportSession {
+    client: Client,
     output: Output,
     overlay_cursor: bool,
     id: SessionId,
-    /// For the log.
-    frames: u64,
+    audit: Audit,
 }
 
 #[derive(Debug)]
@@ -181,7 +183,7 @@ where
                 let key = ExportKey(exports.last_key);
                 exports.object_made(client);
                 let object = data_init.init(frame, key);
-                let output = Output::from_resource(&output);
+                let output = Output::from_resource(&output).filter(|_| state.may_capture(client));
                 capture(
                     state,
                     display,
@@ -301,10 +303,16 @@ fn session_for<D: CaptureHandler>(
     let kind = SessionKind::Export { overlay_cursor };
     let id = state.capture_output(output)?.open_session(client_id, kind);
     let session = ExportSession {
+        client: client.clone(),
         output: output.clone(),
         overlay_cursor,
         id,
-        frames: 0,
+        audit: Audit::begin(
+            state.peer(display, client),
+            "wlr-export-dmabuf",
+            output.name(),
+            id,
+        ),
     };
     let exports = &mut state.capture_protocols().export;
     exports
@@ -313,13 +321,6 @@ fn session_for<D: CaptureHandler>(
         .or_default()
         .sessions
         .push(session);
-    let who = Who::is(display, client);
-    tracing::info!(
-        target: "vitrine::protocols",
-        client = %client_id, who.pid, who.uid, executable = %who.executable.display(), session = %id,
-        output = output.name(), overlay_cursor,
-        "capture by export-dmabuf begins"
-    );
     Some(id)
 }
 
@@ -343,11 +344,6 @@ fn object_gone<D: CaptureHandler>(state: &mut D, client: &backend::ClientId) {
 }
 
 fn close<D: CaptureHandler>(state: &mut D, session: &ExportSession) {
-    tracing::info!(
-        target: "vitrine::protocols",
-        session = %session.id, output = session.output.name(), frames = session.frames,
-        "capture by export-dmabuf ends"
-    );
     if let Some(capture) = state.capture_output(&session.output) {
         capture.close_session(session.id);
     }
@@ -395,9 +391,14 @@ pub(super) fn deliver<D: CaptureHandler>(
     let frame = exports.frames.values_mut().find(waits)?;
     match send(&frame.object, &lease) {
         Ok(()) => {
+            let info = Arc::clone(lease.frame());
             frame.stage = Stage::Ready(lease);
             if let Some(session) = exports.session_mut(output, session) {
-                session.frames += 1;
+                let bytes = readable_bytes(&info.format);
+                session.audit.frame(&info, bytes.into());
+            }
+            if let Some(capture) = state.capture_output(output) {
+                capture.record_ready(session, info.presented, Time::now());
             }
         }
         Err(error) => {
@@ -430,15 +431,25 @@ fn send(object: &ExportDmabufFrame, lease: &Lease) -> std::io::Result<()> {
         modifier_low,
         1,
     );
-    // What a client has to map: the memory itself may be longer.
-    let size = format
-        .stride
-        .saturating_mul(format.height)
-        .saturating_add(format.offset);
-    object.object(0, fd.as_fd(), size, format.offset, format.stride, 0);
+    object.object(
+        0,
+        fd.as_fd(),
+        readable_bytes(format),
+        format.offset,
+        format.stride,
+        0,
+    );
     let (seconds_high, seconds_low, nanoseconds) = split_time(info.presented);
     object.ready(seconds_high, seconds_low, nanoseconds);
     Ok(())
+}
+
+/// What a client has to map: the memory itself may be longer.
+fn readable_bytes(format: &FrameFormat) -> u32 {
+    format
+        .stride
+        .saturating_mul(format.height)
+        .saturating_add(format.offset)
 }
 
 /// capture/ takes a frame back from a holder past its deadline: the client is told before anybody writes the slot.
@@ -483,6 +494,51 @@ pub(super) fn output_gone<D: CaptureHandler>(state: &mut D, output: &Output) {
         );
     }
     for session in gone {
+        close(state, &session);
+    }
+}
+
+/// See [`super::rights_changed`].
+pub(super) fn rights_changed<D: CaptureHandler>(state: &mut D) {
+    let clients = state.capture_protocols().export.clients.values();
+    let captors: Vec<Client> = clients
+        .filter_map(|client| Some(client.sessions.first()?.client.clone()))
+        .collect();
+    for client in captors {
+        if !state.may_capture(&client) {
+            take_everything(state, &client);
+        }
+    }
+}
+
+/// All of the client's frames are over, whatever their stage, and so are its sessions.
+fn take_everything<D: CaptureHandler>(state: &mut D, client: &Client) {
+    let exports = &mut state.capture_protocols().export;
+    let mut taken = Vec::new();
+    for frame in exports.frames.values_mut() {
+        let is_over = matches!(frame.stage, Stage::Void(_) | Stage::Cancelled);
+        if frame.object.client().as_ref().map(Client::id) != Some(client.id()) {
+            continue;
+        }
+        if !is_over {
+            frame.object.cancel(CancelReason::Permanent);
+        }
+        // The slot is never written again once the output has another ring, so that nothing has to keep it.
+        let stage = std::mem::replace(&mut frame.stage, Stage::Cancelled);
+        taken.push((frame.source.clone(), stage));
+    }
+    let sessions = exports
+        .clients
+        .get_mut(&client.id())
+        .map(|client| std::mem::take(&mut client.sessions))
+        .unwrap_or_default();
+    for (source, stage) in taken {
+        let Some((output, _)) = source else { continue };
+        if let (Stage::Waiting(request), Some(capture)) = (stage, state.capture_output(&output)) {
+            capture.cancel(request);
+        }
+    }
+    for session in sessions {
         close(state, &session);
     }
 }

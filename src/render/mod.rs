@@ -4,6 +4,8 @@
 //! the screen. Goes to: `output/`, which commits the buffer with the damage that is returned here.
 
 mod cursor;
+mod mark;
+mod slot;
 mod window;
 
 use smithay::{
@@ -14,8 +16,9 @@ use smithay::{
         renderer::{
             damage::OutputDamageTracker,
             element::{
-                memory::MemoryRenderBufferRenderElement, surface::WaylandSurfaceRenderElement,
-                AsRenderElements, Element, RenderElementStates,
+                memory::MemoryRenderBufferRenderElement, solid::SolidColorRenderElement,
+                surface::WaylandSurfaceRenderElement, AsRenderElements, Element,
+                RenderElementStates,
             },
             gles::GlesRenderer,
             pixman::PixmanRenderer,
@@ -31,6 +34,8 @@ use smithay::{
 use crate::{geometry::Rect, shell::Shell};
 
 pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
+pub use mark::Mark;
+pub use slot::{Canvas, SlotDamage};
 pub use window::WindowCanvas;
 
 /// Behind all windows: black, as every kiosk shows.
@@ -70,6 +75,8 @@ smithay::backend::renderer::element::render_elements! {
     Surface = WaylandSurfaceRenderElement<R>,
     /// The pointer where no plane shows it.
     Cursor = MemoryRenderBufferRenderElement<R>,
+    /// The mark of a screen that is captured.
+    Mark = SolidColorRenderElement,
 }
 
 /// The renderer of the session.
@@ -90,12 +97,15 @@ pub struct Scene<'a> {
     pub output: &'a Output,
     /// The pointer, when it has to be drawn here; already relative to the output.
     pub cursor: Option<&'a CursorSprite>,
+    /// Present while the screen is to show that it is captured.
+    pub mark: Option<&'a Mark>,
 }
 
-/// Damage since the last frame, and damage by buffer age: two questions, so two trackers.
+/// Damage since the last frame, the same without the pointer, and damage by buffer age: three questions, so three trackers.
 #[derive(Debug)]
 pub struct SceneDamage {
     frame: OutputDamageTracker,
+    bare: OutputDamageTracker,
     buffers: OutputDamageTracker,
 }
 
@@ -104,6 +114,7 @@ impl SceneDamage {
     pub fn new(output: &Output) -> Self {
         Self {
             frame: OutputDamageTracker::from_output(output),
+            bare: OutputDamageTracker::from_output(output),
             buffers: OutputDamageTracker::from_output(output),
         }
     }
@@ -114,6 +125,8 @@ impl SceneDamage {
 pub struct Drawn {
     /// What changed since the previous frame, in mode pixels.
     pub damage: Vec<Rect>,
+    /// The same of the scene without the pointer.
+    pub bare_damage: Vec<Rect>,
     /// Signals when the pixels are in the buffer.
     pub sync: SyncPoint,
     /// Which surface is visible and how.
@@ -248,16 +261,17 @@ where
     R::TextureId: Clone + Send + 'static,
 {
     let failed = |text: String| RenderError::Draw(text);
-    let elements = scene_elements(renderer, scene);
-    let changed = damage
-        .frame
-        .damage_output(1, &elements)
-        .map_err(|e| failed(e.to_string()))?
-        .0;
-    let Some(changed) = changed.filter(|rects| !rects.is_empty()) else {
+    let (elements, of_pointer) = scene_elements(renderer, scene);
+    let bare = elements.get(of_pointer..).unwrap_or_default();
+    let bare_damage = changed(&mut damage.bare, bare, scene.output)?;
+    let mut changed = changed(&mut damage.frame, &elements, scene.output)?;
+    if changed.is_empty() {
+        // What changed below an opaque pointer is no damage of the screen, but somebody may look without the pointer.
+        changed = bare_damage.clone();
+    }
+    if changed.is_empty() {
         return Ok(None);
-    };
-    let changed = mode_pixels(scene.output, changed);
+    }
     let Some(target) = target() else {
         return Ok(None);
     };
@@ -276,9 +290,28 @@ where
         .map_err(|e| failed(e.to_string()))?;
     Ok(Some(Drawn {
         damage: changed,
+        bare_damage,
         sync: result.sync,
         states: result.states,
     }))
+}
+
+/// What changed since the tracker was asked last, in the pixels of the mode.
+fn changed<R>(
+    tracker: &mut OutputDamageTracker,
+    elements: &[SceneElement<R>],
+    output: &Output,
+) -> Result<Vec<Rect>, RenderError>
+where
+    R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
+    R::TextureId: Clone + Send + 'static,
+{
+    let damage = tracker
+        .damage_output(1, elements)
+        .map_err(|e| RenderError::Draw(e.to_string()))?
+        .0;
+    let damage = damage.filter(|rects| !rects.is_empty());
+    Ok(damage.map_or_else(Vec::new, |rects| mode_pixels(output, rects)))
 }
 
 /// Damage in the pixels of the mode. With a rotated output the whole screen: simple and never too little.
@@ -296,19 +329,22 @@ fn mode_pixels(output: &Output, damage: &[Rectangle<i32, Physical>]) -> Vec<Rect
     vec![Rect::from_size((size.w, size.h).into())]
 }
 
-/// Front to back, as the damage tracker wants them.
-fn scene_elements<R>(renderer: &mut R, scene: &Scene<'_>) -> Vec<SceneElement<R>>
+/// Front to back, as the damage tracker wants them, and how many of the first ones are the pointer.
+fn scene_elements<R>(renderer: &mut R, scene: &Scene<'_>) -> (Vec<SceneElement<R>>, usize)
 where
     R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
     R::TextureId: Clone + Send + 'static,
 {
     let scale = Scale::from(scene.output.current_scale().fractional_scale());
     let mut elements = Vec::new();
+    let mark = scene.mark.and_then(|mark| mark.element(scene.output));
+    elements.extend(mark.map(SceneElement::Mark));
     if let Some(cursor) = scene.cursor {
         elements.extend(cursor.elements(renderer, scale));
     }
+    let of_pointer = elements.len();
     let Some(area) = scene.shell.space.output_geometry(scene.output) else {
-        return elements;
+        return (elements, of_pointer);
     };
     for window in scene.shell.space.elements_for_output(scene.output).rev() {
         let Some(location) = scene.shell.space.element_location(window) else {
@@ -319,9 +355,11 @@ where
         elements.extend(window.render_elements::<SceneElement<R>>(renderer, origin, scale, 1.0));
     }
     // One surface that no renderer can draw would fail the whole screen, and for all others.
-    elements.retain(|element| {
+    let fits = |element: &SceneElement<R>| {
         let size = element.geometry(scale).size;
         size.w <= MAX_EXTENT && size.h <= MAX_EXTENT
-    });
-    elements
+    };
+    let of_pointer = elements.iter().take(of_pointer).filter(|e| fits(e)).count();
+    elements.retain(fits);
+    (elements, of_pointer)
 }

@@ -2,7 +2,12 @@
 //!
 //! Must not know: what the devices are used for.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
 use smithay::{
     backend::{
@@ -38,6 +43,28 @@ pub enum SessionError {
         /// What the seat daemon said.
         reason: String,
     },
+}
+
+static ORIGINAL_DESCRIPTORS: OnceLock<Rlimit> = OnceLock::new();
+
+/// Raises the limit of open descriptors to what the system allows: every client, buffer, fence and frame is one, and a
+/// client that hoards them must meet its own limit before it meets ours.
+pub fn raise_descriptor_limit() {
+    let original = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: original.maximum,
+        maximum: original.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(target: "vitrine::session", %error, "the limit of open descriptors stays");
+        return;
+    }
+    let _ = ORIGINAL_DESCRIPTORS.set(original);
+}
+
+/// The limit that we were started with, if it was raised: for programs that we start.
+pub fn original_descriptor_limit() -> Option<Rlimit> {
+    ORIGINAL_DESCRIPTORS.get().cloned()
 }
 
 /// Connects to logind or seatd.

@@ -90,6 +90,7 @@ fn a_denied_client_does_not_see_the_globals() {
         "zwlr_export_dmabuf_manager_v1",
         "zwlr_screencopy_manager_v1",
         "ext_foreign_toplevel_image_capture_source_manager_v1",
+        "ext_foreign_toplevel_list_v1",
     ] {
         assert!(!denied.sees(global), "{global}");
         assert!(allowed.sees(global), "{global}");

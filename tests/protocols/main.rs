@@ -20,6 +20,7 @@ mod copy_frames;
 mod cursor;
 mod export_dmabuf;
 mod inbox;
+mod rights;
 mod screencopy;
 mod screencopy_errors;
 mod server;

@@ -5,7 +5,10 @@
 
 use std::{
     os::unix::{fs::FileExt, net::UnixStream},
-    sync::{Arc, Mutex},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+    },
     time::Duration,
 };
 
@@ -133,6 +136,11 @@ impl CaptureHandler for State {
     }
 
     fn toplevel_wanted(&mut self, _identifier: &str) {}
+
+    fn may_capture(&self, client: &Client) -> bool {
+        let data = client.get_data::<Connected>();
+        data.is_some_and(|data| !data.denied.load(Ordering::Relaxed))
+    }
 }
 
 impl BufferHandler for State {
@@ -193,7 +201,7 @@ delegate_seat!(State);
 /// What is known of a connected client.
 struct Connected {
     /// Denied clients do not see the capture globals.
-    denied: bool,
+    denied: AtomicBool,
     compositor: CompositorClientState,
 }
 
@@ -210,6 +218,7 @@ pub struct Server {
     /// Time of the display, moved by hand: protocols see it in presentation times.
     clock: Duration,
     pub deny_next_client: bool,
+    clients: Vec<Arc<Connected>>,
 }
 
 /// The screen's size at the start.
@@ -242,7 +251,7 @@ impl Server {
         let allowed = |client: &Client| {
             client
                 .get_data::<Connected>()
-                .is_some_and(|data| !data.denied)
+                .is_some_and(|data| !data.denied.load(Ordering::Relaxed))
         };
         let state = State {
             compositor: CompositorState::new::<State>(&handle),
@@ -258,7 +267,7 @@ impl Server {
             sender,
             dmabuf_device,
             cursor: None,
-            toplevels: ForeignToplevelListState::new::<State>(&handle),
+            toplevels: ForeignToplevelListState::new_with_filter::<State>(&handle, allowed),
             windows: Vec::new(),
         };
         let mut server = Self {
@@ -270,6 +279,7 @@ impl Server {
             next_job: 0,
             clock: Duration::from_secs((1 << 32) + 5),
             deny_next_client: false,
+            clients: Vec::new(),
         };
         server.add_output();
         server
@@ -281,15 +291,22 @@ impl Server {
 
     pub fn accept(&mut self, stream: UnixStream) {
         let denied = std::mem::take(&mut self.deny_next_client);
-        self.handle()
-            .insert_client(
-                stream,
-                Arc::new(Connected {
-                    denied,
-                    compositor: Default::default(),
-                }),
-            )
-            .unwrap();
+        let data = Arc::new(Connected {
+            denied: denied.into(),
+            compositor: Default::default(),
+        });
+        self.clients.push(data.clone());
+        self.handle().insert_client(stream, data).unwrap();
+    }
+
+    /// Takes the right to capture from the nth client that connected, as a change of the rules does. The slots are replaced.
+    pub fn revoke(&mut self, nth: usize) {
+        self.clients[nth].denied.store(true, Ordering::Relaxed);
+        protocols::rights_changed(&mut self.state);
+        for nth in 0..self.state.screens.len() {
+            self.replace_slots(nth);
+        }
+        self.dispatch();
     }
 
     // --- outputs ---
@@ -333,6 +350,16 @@ impl Server {
         );
         screen.size = (width, height);
         screen.pixels = vec![0; (width * height) as usize];
+        self.replace_slots(nth);
+        let output = self.state.screens[nth].output.clone();
+        protocols::output_changed(&mut self.state, &output);
+        self.deliver();
+    }
+
+    /// Gives the output's capture other memory.
+    fn replace_slots(&mut self, nth: usize) {
+        let screen = &mut self.state.screens[nth];
+        let (width, height) = screen.size;
         // Rows of frames have padding, to see whether strides are mixed up.
         let stride = width * 4 + 64;
         let slot = || {
@@ -359,9 +386,6 @@ impl Server {
             .capture
             .set_buffers(format, memories.collect(), Time::now())
             .unwrap();
-        let output = screen.output.clone();
-        protocols::output_changed(&mut self.state, &output);
-        self.deliver();
     }
 
     pub fn set_scale(&mut self, scale: i32) {

@@ -98,7 +98,7 @@ fn arrow() -> vitrine::render::CursorPicture {
 }
 
 /// The picture with the arrow's opaque pixels on top.
-fn with_arrow(mut picture: Picture, (x, y): (i32, i32)) -> Picture {
+pub fn with_arrow(mut picture: Picture, (x, y): (i32, i32)) -> Picture {
     let arrow = arrow();
     let (left, top) = (x - arrow.hotspot.0, y - arrow.hotspot.1);
     for (at, pixel) in (0i32..).zip(&arrow.pixels) {
@@ -116,7 +116,7 @@ fn with_arrow(mut picture: Picture, (x, y): (i32, i32)) -> Picture {
     picture
 }
 
-fn setup() -> Setup {
+pub fn setup() -> Setup {
     Setup::default().with("[input.pointer]\naccel_profile = \"flat\"\naccel_speed = 0")
 }
 

@@ -1,5 +1,7 @@
 //! Commits that the kernel refuses, fences that lie or never come, kernels that will not do display and writeback at once:
 //! the display goes on, nothing false is delivered, the log says what happened, clients are answered by the protocol.
+//!
+//! With the writeback producer alone, which never stands in for the connector; `producer` has the other one.
 
 use std::process::Command;
 
@@ -9,10 +11,13 @@ use crate::{
     stage::{Setup, Stage, Summary},
 };
 
+/// No stand-in: what is missing stays missing.
+const WRITEBACK: &str = "[capture]\nproducer = \"writeback\"";
+
 /// Runs a film under `faults` as `scene` directs, and gives log and counters. All frames were held against the truth.
 fn film(faults: &'static str, scene: impl FnOnce(&Stage<'_>, &mut Film), judge: fn(&str, Summary)) {
     machine::boot(Machine::default(), |guest| {
-        let stage = Setup::default().faults(faults).start(guest);
+        let stage = Setup::default().with(WRITEBACK).faults(faults).start(guest);
         let mut film = Film::begin(&stage, None, 1);
         scene(&stage, &mut film);
         // Still alive: new pictures are shown.
@@ -267,7 +272,7 @@ fn a_machine_without_writeback_shows_its_screen_and_says_why_captures_wait() {
         let said = probe(&["probe"]);
         println!("{said}");
         assert!(said.contains("writeback: none:"), "{said}");
-        let mut stage = Setup::default().start(guest);
+        let mut stage = Setup::default().with(WRITEBACK).start(guest);
         stage.vitrine.wait_log("captures wait", SECOND * 10);
         let mut film = Film::begin(&stage, None, 1);
         wait_in_vain(&mut film);

@@ -115,6 +115,15 @@ impl Window {
         shown.collect()
     }
 
+    /// The pictures whose word was lost.
+    pub fn lost(&self) -> Vec<u32> {
+        let feedback = self.painter.feedback();
+        let lost = feedback
+            .iter()
+            .filter(|f| matches!(f.shown, Shown::Discarded));
+        lost.map(|f| f.n).collect()
+    }
+
     /// The longest time from one shown picture to the next: not to be asserted, but worth a look.
     pub fn longest_gap(&self) -> Duration {
         let shown = self.shown();
@@ -136,6 +145,7 @@ impl Window {
 pub struct Cameras {
     pub client: Client,
     output: OutputInfo,
+    cursor: bool,
     exporter: Exporter,
     export: Option<ExportedFrame>,
     pub session: CopySession,
@@ -151,14 +161,20 @@ pub struct Cameras {
 impl Cameras {
     /// Begins to look at the named output, or the first one.
     pub fn open(stage: &Stage<'_>, output: Option<&str>) -> Self {
+        Self::open_view(stage, output, true)
+    }
+
+    /// The same, with the cursor in the pictures or without it.
+    pub fn open_view(stage: &Stage<'_>, output: Option<&str>, cursor: bool) -> Self {
         let mut client = stage.client();
         let output = client.output(output).unwrap();
-        let session = CopySession::open(&mut client, &output, true).unwrap();
+        let session = CopySession::open(&mut client, &output, cursor).unwrap();
         let buffer = session.buffer(&mut client, MemoryKind::Shm).unwrap();
         Self {
             exporter: Exporter::new(&client).unwrap(),
             client,
             output,
+            cursor,
             export: None,
             session,
             buffer,
@@ -189,7 +205,9 @@ impl Cameras {
             return;
         }
         let Some(frame) = self.export.take() else {
-            let asked = self.exporter.request(&mut self.client, &self.output, true);
+            let asked = self
+                .exporter
+                .request(&mut self.client, &self.output, self.cursor);
             self.export = Some(asked.unwrap());
             return;
         };
@@ -247,6 +265,13 @@ impl Cameras {
     /// Where they do not agree, naming all frames that lie.
     #[track_caller]
     pub fn assert_true(&self, windows: &mut [&mut Window]) {
+        self.assert_true_or(windows, &[]);
+    }
+
+    /// The same where a window came from an output that is gone. A picture that it drew for that output, and whose word
+    /// was lost with it (`moved`), is then the first that is seen here.
+    #[track_caller]
+    pub fn assert_true_or(&self, windows: &mut [&mut Window], moved: &[u32]) {
         let known = windows.iter_mut().map(|window| {
             // A frame comes after the word of its flip, but to another connection.
             window.client.roundtrip().unwrap();
@@ -261,7 +286,8 @@ impl Cameras {
             };
             let expected: Vec<u32> = shown.iter().filter_map(at_the_time).collect();
             let shows = |n: &u32| taken.shows.as_ref() == Ok(n);
-            if !expected.is_empty() && !expected.iter().any(shows) {
+            let known = expected.iter().chain(moved).any(shows);
+            if !expected.is_empty() && !known {
                 lies.push((expected, taken));
             }
         }

@@ -78,10 +78,16 @@ fn a_seat_that_goes_to_another_session_and_comes_back_pauses_display_and_capture
             film.roll_until("the pause", |_| {
                 stage.vitrine.log().matches("session paused").count() == usize::from(round)
             });
-            // What was under way comes to its end.
+            // What was under way comes to its end: a frame that was published before and is asked for now, and its
+            // copy on a worker.
             film.window.client.roundtrip().unwrap();
             film.cameras.client.roundtrip().unwrap();
+            let half_a_second = std::time::Duration::from_millis(500);
             film.turn();
+            film.cameras.client.dispatch_for(half_a_second).unwrap();
+            for _ in 0..20 {
+                film.turn();
+            }
             let (shown, taken) = (film.window.shown().len(), film.cameras.taken.len());
             for _ in 0..200 {
                 film.turn();

@@ -112,7 +112,7 @@ fn show_film(client: &mut Client, painter: &mut Painter) -> usize {
 }
 
 #[test]
-#[ignore = "needs two idle CPUs: on a loaded machine wf-recorder itself misses flips (6 to 8 of 10 were measured)"]
+#[ignore = "not shown yet: 6 to 8 of 10 were measured on a loaded machine; the cause (CPU time or the cycle of requests) is open"]
 fn wf_recorder_records_nine_of_ten_flips() {
     machine::boot(Machine::default().cpus(2), |guest| {
         let stage = Setup::default().start(guest);

@@ -12,6 +12,7 @@ pub struct Setup {
     config: String,
     faults: String,
     filter: &'static str,
+    descriptors: Option<u32>,
 }
 
 impl Default for Setup {
@@ -20,6 +21,7 @@ impl Default for Setup {
             config: "[[output]]\nconnector = \"*\"\nmode = \"640x480\"\n".to_owned(),
             faults: String::new(),
             filter: "info,vitrine=debug",
+            descriptors: None,
         }
     }
 }
@@ -43,11 +45,26 @@ impl Setup {
         self
     }
 
+    /// Lets vitrine open only so many descriptors.
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// Starts vitrine without an application.
     pub fn start<'g>(self, guest: &'g Guest) -> Stage<'g> {
         let file = guest.out().join("compositor.toml");
         std::fs::write(&file, &self.config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vitrine"));
+        let vitrine = env!("CARGO_BIN_EXE_vitrine");
+        let mut command = match self.descriptors {
+            None => Command::new(vitrine),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+                shell.arg("-c").arg(script).arg(vitrine);
+                shell
+            }
+        };
         command.arg("-c").arg(&file).args(["-s", "wayland-test"]);
         command.env("RUST_LOG", self.filter);
         if !self.faults.is_empty() {

@@ -10,7 +10,10 @@ use std::io;
 
 use drm_fourcc::DrmFourcc;
 
-use crate::{capture::lease::Lease, geometry::Rect};
+use crate::{
+    capture::{frame::FrameFormat, lease::Lease},
+    geometry::Rect,
+};
 
 pub use self::{pixels::can_convert, pool::CopyPool};
 
@@ -39,6 +42,21 @@ pub trait CopyTarget: Send {
     /// # Errors
     /// The memory is gone or failed while it was written (SIGBUS); then nothing is known of what it holds.
     fn with_bytes(&mut self, f: &mut dyn FnMut(&mut [u8])) -> Result<(), CopyError>;
+}
+
+/// Copies pixels from one memory to another, outside of any session: `source` has the layout `from`, `target` the layout
+/// `to`; what of `rects` is outside of the picture is ignored.
+///
+/// # Errors
+/// Sizes or formats do not fit each other, or a memory is shorter than its layout says.
+pub fn copy_pixels(
+    from: FrameFormat,
+    source: &[u8],
+    to: TargetLayout,
+    target: &mut [u8],
+    rects: &[Rect],
+) -> Result<CopyReport, CopyError> {
+    pixels::Plan::new(from, from.full(), to)?.run(source, target, rects)
 }
 
 /// One copy.

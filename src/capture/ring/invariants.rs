@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Ring, SlotState};
+use crate::capture::view::View;
 
 impl Ring {
     /// Says which promise is broken, if one is. For tests and debug builds.
@@ -26,7 +27,7 @@ impl Ring {
         let mut leases = BTreeSet::new();
         let mut clients = BTreeSet::new();
         for slot in &self.slots {
-            let newest = self.newest.is_some_and(|(newest, _)| newest == slot.id);
+            let newest = self.is_pinned(slot.id);
             let leased = !slot.leases.is_empty();
             check(
                 slot.id.generation <= self.generation,
@@ -69,7 +70,7 @@ impl Ring {
             self.ghosts.iter().all(|ghost| leases.insert(ghost.id)),
             "a void lease holds a slot",
         )?;
-        if let Some((newest, seq)) = self.newest {
+        for (newest, seq) in View::ALL.into_iter().filter_map(|view| self.newest(view)) {
             let pinned = self
                 .current()
                 .find(|slot| slot.id == newest)
@@ -78,14 +79,10 @@ impl Ring {
                 pinned == Some(SlotState::Published(seq)),
                 "the newest frame is not pinned",
             )?;
-            check(
-                frames.last() == Some(&seq) || frames.is_empty(),
-                "the newest is not the newest",
-            )?;
         }
         for client in clients {
             check(
-                self.held_by(client) <= self.limits.quota,
+                self.held_by(client) <= self.quota_of(client),
                 "a client holds more than its quota",
             )?;
         }

@@ -2,18 +2,26 @@
 
 use super::{Ghost, Held, Holder, LeaseId, Ring};
 use crate::{
-    capture::ids::{ClientId, FrameSeq, SessionId, SlotId},
+    capture::{
+        ids::{ClientId, FrameSeq, SessionId, SlotId},
+        view::View,
+    },
     time::Time,
 };
 
 impl Ring {
-    /// Leases the newest frame. `None` if there is none, the client holds its quota of other frames, or is overdue.
+    /// Leases the newest frame of a view. `None` if there is none, the client holds its quota of other frames, or is overdue.
     /// The session's older frames need no grace any more: it has a newer one.
-    pub fn lease_newest(&mut self, holder: Holder, now: Time) -> Option<(LeaseId, SlotId)> {
-        if !self.may_lease_newest(holder.client, now) {
+    pub fn lease_newest(
+        &mut self,
+        holder: Holder,
+        view: View,
+        now: Time,
+    ) -> Option<(LeaseId, SlotId)> {
+        if !self.may_lease_newest(holder.client, view, now) {
             return None;
         }
-        let (id, seq) = self.newest?;
+        let (id, seq) = self.newest(view)?;
         let slot = self.slots.iter_mut().find(|slot| slot.id == id)?;
         let lease = LeaseId(self.next_lease);
         self.next_lease += 1;
@@ -34,18 +42,26 @@ impl Ring {
         Some((lease, id))
     }
 
-    /// Whether the client may be given the newest frame.
-    pub fn may_lease_newest(&self, client: ClientId, now: Time) -> bool {
-        let Some((newest, _)) = self.newest else {
+    /// Whether the client may be given the newest frame of a view.
+    pub fn may_lease_newest(&self, client: ClientId, view: View, now: Time) -> bool {
+        let Some((newest, _)) = self.newest(view) else {
             return false;
         };
-        (self.is_held_by(newest, client) || self.held_by(client) < self.limits.quota)
+        (self.is_held_by(newest, client) || self.held_by(client) < self.quota_of(client))
             && !self.is_overdue(client, now)
     }
 
     /// Whether the client may be given a frame that does not exist yet.
     pub fn may_lease_another(&self, client: ClientId, now: Time) -> bool {
-        self.held_by(client) < self.limits.quota && !self.is_overdue(client, now)
+        self.held_by(client) < self.quota_of(client) && !self.is_overdue(client, now)
+    }
+
+    pub(super) fn quota_of(&self, client: ClientId) -> usize {
+        if client == ClientId::HOUSE {
+            self.limits.house_quota
+        } else {
+            self.limits.quota
+        }
     }
 
     /// The handle of a lease is gone. An unknown number is ignored.

@@ -23,6 +23,7 @@ fn stream(world: &mut World, session: SessionId, refreshes: u32) -> u64 {
         let capture = world.capture.demand(world.now()) != Demand::None;
         world.commit(Some((1, 1, 2, 2)), capture, true);
         world.complete(0);
+        world.complete(0);
         world.poll();
         world.tell_voids();
         if let Some(at) = world
@@ -54,6 +55,7 @@ proptest! {
         }
         world.calm_down();
         let session = world.open_export(1000);
+        world.show_cursor(None);
         // Four clients with a quota of two, and a second for each before its frame is taken back.
         stream(&mut world, session, 10 * 63);
         let received = stream(&mut world, session, 100);
@@ -96,4 +98,76 @@ fn a_client_that_lets_go_of_a_void_frame_is_served_again() {
     world.drop_all_leases();
     world.poll();
     assert_eq!(world.delivered[&holder], 3);
+}
+
+#[test]
+fn both_views_are_served_from_three_slots_while_the_cursor_is_visible() {
+    let mut world = World::new(3);
+    world.show_cursor(Some((3, 3)));
+    let with_cursor = world.open_export(1);
+    let without = world.open_bare_export(2);
+    let (mut waiting, mut refreshes) = ([false; 2], 0);
+    for n in 0..400 {
+        for (session, waiting) in [with_cursor, without].into_iter().zip(&mut waiting) {
+            if !std::mem::replace(waiting, true) {
+                world.request(session);
+            }
+        }
+        world.now += 16;
+        world.poll();
+        let capture = world.capture.demand(world.now()) != Demand::None;
+        refreshes += u64::from(capture);
+        world.show_cursor(Some((n % 8, 3)));
+        world.commit(Some((1, 1, 2, 2)), capture, true);
+        world.complete(0);
+        world.complete(0);
+        world.poll();
+        for (session, waiting) in [with_cursor, without].into_iter().zip(&mut waiting) {
+            let lease = world
+                .leases
+                .iter()
+                .position(|lease| lease.session() == session);
+            if let Some(at) = lease {
+                world.release(at);
+                *waiting = false;
+            }
+        }
+    }
+    // One slot is free at a time, so that the views take turns.
+    let (one, other) = (world.delivered[&with_cursor], world.delivered[&without]);
+    assert!(
+        one >= 150 && other >= 150,
+        "{one} and {other} of {refreshes}"
+    );
+    let stats = world.capture.stats();
+    assert_eq!((stats.buffers, stats.voids), (3, 0));
+}
+
+#[test]
+fn a_view_that_nobody_looks_at_any_more_keeps_no_slot() {
+    let mut world = World::new(3);
+    world.show_cursor(Some((3, 3)));
+    let bare = world.open_bare_export(1);
+    world.request(bare);
+    world.commit(None, true, true);
+    world.complete(0);
+    world.poll();
+    world.drop_all_leases();
+    world.apply(Op::Close(0));
+    // The holder keeps two frames; the third slot is all that the other one needs.
+    let holder = world.open_export(2);
+    for _ in 0..2 {
+        world.request(holder);
+        world.commit(Some((0, 0, 1, 1)), true, true);
+        world.complete(0);
+        world.poll();
+        world.now += 100;
+    }
+    let good = world.open_export(3);
+    world.commit(Some((0, 0, 1, 1)), false, true);
+    world.request(good);
+    world.commit(None, true, true);
+    world.complete(0);
+    world.poll();
+    assert_eq!(world.delivered.get(&good), Some(&1));
 }

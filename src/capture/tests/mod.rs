@@ -9,6 +9,7 @@
 
 mod copy;
 mod damage;
+mod history;
 mod liveness;
 mod model;
 mod ring;
@@ -90,6 +91,12 @@ pub fn ms(milliseconds: u64) -> Time {
 
 pub const EXPORT: SessionKind = SessionKind::Export {
     overlay_cursor: true,
+};
+pub const BARE_EXPORT: SessionKind = SessionKind::Export {
+    overlay_cursor: false,
+};
+pub const BARE_COPY: SessionKind = SessionKind::Copy {
+    paint_cursors: false,
 };
 pub const COPY: SessionKind = SessionKind::Copy {
     paint_cursors: true,

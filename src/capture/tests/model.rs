@@ -30,12 +30,14 @@ pub fn paint(picture: &mut Picture, rect: Rect, with: impl Fn(usize, usize) -> u
 pub enum Op {
     /// A commit with damage of some cells, captured if it may, and whether the kernel takes it.
     Commit(Option<(i32, i32, i32, i32)>, bool, bool),
+    /// The cursor is shown there, or hidden; the next commit shows it.
+    Cursor(Option<(i32, i32)>),
     Spare,
     Complete(usize),
     Fail(usize),
     Overdue(usize),
     LateFence(usize),
-    Open(u64, bool),
+    Open(u64, bool, View),
     Close(usize),
     Kill(u64),
     Request(usize),
@@ -54,12 +56,15 @@ pub fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => (rect, any::<bool>(), prop::bool::weighted(0.9))
             .prop_map(|(rect, capture, taken)| Op::Commit(rect, capture, taken)),
+        3 => prop::option::weighted(0.7, (0..8i32, 0..8i32)).prop_map(Op::Cursor),
         1 => Just(Op::Spare),
-        12 => (0..2usize).prop_map(Op::Complete),
+        12 => (0..3usize).prop_map(Op::Complete),
         1 => (0..2usize).prop_map(Op::Fail),
         2 => (0..2usize).prop_map(Op::Overdue),
         2 => (0..3usize).prop_map(Op::LateFence),
-        3 => (0..4u64, any::<bool>()).prop_map(|(who, export)| Op::Open(who, export)),
+        3 => (0..4u64, any::<bool>(), any::<bool>()).prop_map(|(who, export, bare)| {
+            Op::Open(who, export, View::ALL[usize::from(bare)])
+        }),
         1 => (0..6usize).prop_map(Op::Close),
         1 => (0..4u64).prop_map(Op::Kill),
         14 => (0..6usize).prop_map(Op::Request),
@@ -78,6 +83,7 @@ pub fn op() -> impl Strategy<Value = Op> {
 struct Viewer {
     client: ClientId,
     export: bool,
+    view: View,
     waiting: BTreeSet<RequestId>,
     picture: Picture,
     last: Option<FrameSeq>,
@@ -89,8 +95,15 @@ struct Flying {
     job: JobId,
     spare: bool,
     slot: SlotId,
-    shows: Option<Picture>,
+    cursor: CursorInFrame,
+    shows: Option<Shows>,
 }
+
+/// What a frame shows to each view that it serves.
+type Shows = PerView<Picture>;
+
+/// The cursor's cell in a picture; no commit counts that far.
+const CURSOR: u64 = u64::MAX / 2;
 
 /// An output, the hardware and the clients around it.
 pub struct World {
@@ -98,12 +111,15 @@ pub struct World {
     pub now: u64,
     memory: BTreeMap<SlotId, Arc<Stamped>>,
     screen: Picture,
+    /// Where the next commit shows the cursor, and where the last one did.
+    cursor: Option<(i32, i32)>,
+    cursor_shown: Option<(i32, i32)>,
     changes: u64,
     next_job: u64,
     flying: Vec<Flying>,
     overdue: VecDeque<(JobId, SlotId)>,
     /// What each published frame shows, its slot, and the job that wrote it.
-    frames: BTreeMap<FrameSeq, (Picture, SlotId, JobId)>,
+    frames: BTreeMap<FrameSeq, (Shows, SlotId, JobId)>,
     viewers: BTreeMap<SessionId, Viewer>,
     pub leases: Vec<Lease>,
     voids: Vec<(SessionId, FrameSeq)>,
@@ -122,6 +138,8 @@ impl World {
             now: 1,
             memory: BTreeMap::new(),
             screen: [[0; CELLS]; CELLS],
+            cursor: None,
+            cursor_shown: None,
             changes: 0,
             next_job: 1,
             flying: Vec::new(),
@@ -159,13 +177,13 @@ impl World {
         self.sampled.clear();
     }
 
-    fn arm(&mut self, spare: bool) -> Option<JobId> {
+    fn arm(&mut self, spare: bool, cursor: CursorInFrame) -> Option<JobId> {
         let job = JobId(self.next_job);
         self.next_job += 1;
         let now = self.now();
         let slot = match spare {
             true => self.capture.arm_spare(job, Producer::Writeback, now),
-            false => self.capture.arm(job, Producer::Writeback, now),
+            false => self.capture.arm_view(job, Producer::Writeback, cursor, now),
         }
         .ok()?;
         assert!(
@@ -179,6 +197,7 @@ impl World {
             job,
             spare,
             slot,
+            cursor,
             shows: None,
         });
         self.scribble();
@@ -194,9 +213,20 @@ impl World {
     }
 
     pub fn commit(&mut self, cells: Option<(i32, i32, i32, i32)>, capture: bool, taken: bool) {
-        let job = if capture { self.arm(false) } else { None };
+        // One job for both views while there is no cursor, else one for each.
+        let contents = match self.cursor {
+            None => vec![CursorInFrame::Absent],
+            Some(_) => self.capture.views_by_age().map(CursorInFrame::of).to_vec(),
+        };
+        let mut jobs = Vec::new();
+        if capture {
+            let armed = contents
+                .iter()
+                .filter_map(|cursor| self.arm(false, *cursor));
+            jobs.extend(armed);
+        }
         if !taken {
-            if let Some(job) = job {
+            for job in jobs {
                 self.capture.unarm(job);
                 self.flying.retain(|flying| flying.job != job);
             }
@@ -208,13 +238,27 @@ impl World {
             let change = self.changes;
             paint(&mut self.screen, damage, |_, _| change);
         }
-        self.capture.committed(damage.as_slice(), job);
-        if let Some(flying) = self
-            .flying
-            .iter_mut()
-            .find(|flying| Some(flying.job) == job)
-        {
-            flying.shows = Some(self.screen);
+        let mut with_cursor: Vec<Rect> = damage.into_iter().collect();
+        if self.cursor != self.cursor_shown {
+            let moved = [self.cursor_shown, self.cursor].into_iter().flatten();
+            with_cursor.extend(moved.map(|(x, y)| rect(x * 8, y * 8, 8, 8)));
+        }
+        self.cursor_shown = self.cursor;
+        self.capture.committed_views(
+            PerView {
+                with_cursor: &with_cursor,
+                without_cursor: damage.as_slice(),
+            },
+            &jobs,
+        );
+        let mut shows = PerView::new(|_| self.screen);
+        if let Some((x, y)) = self.cursor {
+            shows.with_cursor[y as usize][x as usize] = CURSOR;
+        }
+        for flying in &mut self.flying {
+            if jobs.contains(&flying.job) {
+                flying.shows = Some(shows);
+            }
         }
     }
 
@@ -226,7 +270,16 @@ impl World {
         match self.capture.complete(flying.job, self.now(), self.now()) {
             Completion::Published(seq) => {
                 assert!(!flying.spare, "a spare job was published");
-                assert_eq!(self.capture.newest().unwrap().slot, flying.slot);
+                let newest = View::ALL
+                    .into_iter()
+                    .filter_map(|view| self.capture.newest(view));
+                let newest: Vec<_> = newest.filter(|frame| frame.seq == seq).collect();
+                assert!(
+                    !newest.is_empty()
+                        && newest.iter().all(|frame| {
+                            frame.slot == flying.slot && frame.cursor == flying.cursor
+                        })
+                );
                 self.frames
                     .insert(seq, (flying.shows.unwrap(), flying.slot, flying.job));
             }
@@ -235,16 +288,22 @@ impl World {
         }
     }
 
-    fn open(&mut self, client: u64, export: bool) -> SessionId {
+    fn open(&mut self, client: u64, export: bool, view: View) -> SessionId {
         let client = ClientId(client);
-        let session = self
-            .capture
-            .open_session(client, if export { EXPORT } else { COPY });
+        let kind = match (export, view) {
+            (true, View::WithCursor) => EXPORT,
+            (true, View::WithoutCursor) => BARE_EXPORT,
+            (false, View::WithCursor) => COPY,
+            (false, View::WithoutCursor) => BARE_COPY,
+        };
+        assert_eq!(kind.view(), view);
+        let session = self.capture.open_session(client, kind);
         self.viewers.insert(
             session,
             Viewer {
                 client,
                 export,
+                view,
                 waiting: BTreeSet::new(),
                 picture: [[u64::MAX; CELLS]; CELLS],
                 last: None,
@@ -255,7 +314,11 @@ impl World {
     }
 
     pub fn open_export(&mut self, client: u64) -> SessionId {
-        self.open(client, true)
+        self.open(client, true, View::WithCursor)
+    }
+
+    pub fn open_bare_export(&mut self, client: u64) -> SessionId {
+        self.open(client, true, View::WithoutCursor)
     }
 
     fn session(&self, at: usize) -> Option<SessionId> {
@@ -302,8 +365,9 @@ impl World {
         let now = self.now();
         match op {
             Op::Commit(cells, capture, taken) => self.commit(cells, capture, taken),
+            Op::Cursor(at) => self.cursor = at,
             Op::Spare => {
-                self.arm(true);
+                self.arm(true, CursorInFrame::Absent);
             }
             Op::Complete(at) => self.complete(at),
             Op::Fail(at) if at < self.flying.len() => {
@@ -320,8 +384,8 @@ impl World {
                 assert_eq!(self.capture.complete(job, now, now), Completion::Unknown);
                 self.capture.late_fence(job);
             }
-            Op::Open(client, export) if self.viewers.len() < 6 => {
-                self.open(client, export);
+            Op::Open(client, export, view) if self.viewers.len() < 6 => {
+                self.open(client, export, view);
             }
             Op::Close(at) => {
                 if let Some(session) = self.session(at) {
@@ -421,11 +485,16 @@ impl World {
         );
         assert_eq!(
             frame.seq,
-            self.capture.newest().unwrap().seq,
+            self.capture.newest(viewer.view).unwrap().seq,
             "not the newest frame"
         );
         let (shows, slot, _) = self.frames.get(&frame.seq).expect("no job made this frame");
         assert_eq!(*slot, frame.slot, "one frame in two slots");
+        assert!(
+            frame.cursor.serves(viewer.view),
+            "a frame of the other view"
+        );
+        let shows = shows.get(viewer.view);
         assert!(
             viewer.anew || viewer.last.is_none_or(|last| last < frame.seq),
             "seen already"
@@ -470,7 +539,10 @@ impl World {
             held.values().all(|frames| frames.len() <= quota),
             "over quota: {held:?}"
         );
-        if let Some(newest) = self.capture.newest() {
+        for newest in View::ALL
+            .into_iter()
+            .filter_map(|view| self.capture.newest(view))
+        {
             let stamp = self.memory[&newest.slot].stamp.load(Ordering::Relaxed);
             assert_eq!(
                 stamp, self.frames[&newest.seq].2 .0,
@@ -509,6 +581,10 @@ impl World {
         }
         self.tell_voids();
         self.poll();
+    }
+
+    pub fn show_cursor(&mut self, at: Option<(i32, i32)>) {
+        self.cursor = at;
     }
 
     pub fn drop_all_leases(&mut self) {

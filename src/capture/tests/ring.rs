@@ -10,7 +10,7 @@ use crate::capture::ring::{Holder, LeaseId, Limits, Ring, SlotState};
 #[derive(Debug, Clone)]
 enum Op {
     Arm,
-    Publish(usize),
+    Publish(usize, PerView<bool>),
     Free(usize),
     Quarantine(usize),
     Lease(u64, bool),
@@ -25,7 +25,10 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => Just(Op::Arm),
-        6 => (0..4usize).prop_map(Op::Publish),
+        6 => (0..4usize, 0..3u8).prop_map(|(at, views)| Op::Publish(at, PerView {
+            with_cursor: views != 1,
+            without_cursor: views != 2,
+        })),
         2 => (0..4usize).prop_map(Op::Free),
         2 => (0..4usize).prop_map(Op::Quarantine),
         6 => (0..4u64, any::<bool>()).prop_map(|(who, export)| Op::Lease(who, export)),
@@ -39,10 +42,24 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 const LIMITS: Limits = Limits {
+    house_quota: 1,
     quota: 2,
     hold_deadline: Duration::from_secs(1),
     grace: Duration::from_millis(32),
 };
+
+/// Each client has one session, which looks at one view.
+fn view_of(client: u64) -> View {
+    match client % 2 {
+        0 => View::WithCursor,
+        _ => View::WithoutCursor,
+    }
+}
+
+fn pinned(ring: &Ring) -> BTreeSet<SlotId> {
+    let newest = View::ALL.into_iter().filter_map(|view| ring.newest(view));
+    newest.map(|(slot, _)| slot).collect()
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -66,20 +83,23 @@ proptest! {
                 Op::Arm => {
                     let job = JobId(next_job);
                     next_job += 1;
-                    let pinned = ring.newest();
+                    let pinned = pinned(&ring);
                     if let Ok(slot) = ring.arm(job, ms(now), &|slot| !busy.contains(&slot.index)) {
                         prop_assert!(leases.values().all(|(held, ..)| *held != slot));
-                        prop_assert!(pinned.is_none_or(|(newest, _)| newest != slot));
+                        prop_assert!(!pinned.contains(&slot));
                         prop_assert!(!lost.contains(&slot), "a quarantined slot was armed");
                         prop_assert!(sampled.iter().all(|(have, .., until)| *have != slot || *until <= now));
                         jobs.push(job);
                     }
                 }
-                Op::Publish(at) if at < jobs.len() => {
+                Op::Publish(at, views) if at < jobs.len() => {
                     let job = jobs[at];
-                    if let Some(slot) = ring.publish(job, FrameSeq(next_seq), ms(now)) {
+                    if let Some(slot) = ring.publish(job, FrameSeq(next_seq), views, ms(now)) {
                         prop_assert!(!lost.contains(&slot), "a quarantined slot was published");
-                        prop_assert_eq!(ring.newest(), Some((slot, FrameSeq(next_seq))));
+                        for view in View::ALL {
+                            let newest = ring.newest(view) == Some((slot, FrameSeq(next_seq)));
+                            prop_assert_eq!(newest, *views.get(view));
+                        }
                         next_seq += 1;
                     }
                 }
@@ -96,13 +116,13 @@ proptest! {
                     if ring.quarantine(jobs[at]) {
                         lost.insert(slot.unwrap());
                         // It may not be published any more; the list keeps it for its late fence.
-                        prop_assert_eq!(ring.publish(jobs[at], FrameSeq(u64::MAX), ms(now)), None);
+                        prop_assert_eq!(ring.publish(jobs[at], FrameSeq(u64::MAX), PerView::new(|_| true), ms(now)), None);
                     }
                 }
                 Op::Lease(client, export) => {
                     let holder = Holder { client: ClientId(client), session: SessionId(client), export };
-                    if let Some((lease, slot)) = ring.lease_newest(holder, ms(now)) {
-                        let (newest, seq) = ring.newest().unwrap();
+                    if let Some((lease, slot)) = ring.lease_newest(holder, view_of(client), ms(now)) {
+                        let (newest, seq) = ring.newest(view_of(client)).unwrap();
                         prop_assert_eq!(slot, newest);
                         sampled.retain(|(_, session, old, _)| *session != holder.session || *old >= seq);
                         leases.insert(lease, (slot, holder, seq));
@@ -111,11 +131,12 @@ proptest! {
                 Op::Release(at) if at < leases.len() => {
                     let lease = *leases.keys().nth(at).unwrap();
                     let (slot, holder, seq) = leases.remove(&lease).unwrap();
-                    let newer = ring.newest().is_some_and(|_| leases.values().any(|(_, other, newer)| {
+                    let view = view_of(holder.session.0);
+                    let newer = ring.newest(view).is_some_and(|_| leases.values().any(|(_, other, newer)| {
                         other.session == holder.session && *newer > seq
                     }));
                     // Conservative: where it is not certain that the session was given nothing newer, expect no grace.
-                    if holder.export && !newer && ring.newest() == Some((slot, seq)) {
+                    if holder.export && !newer && ring.newest(view) == Some((slot, seq)) {
                         sampled.push((slot, holder.session, seq, now + 32));
                     }
                     ring.release(lease, ms(now));
@@ -129,9 +150,9 @@ proptest! {
                     }
                 }
                 Op::Choose => {
-                    let newest = ring.newest().map(|(_, seq)| seq);
+                    let newest = View::ALL.map(|view| ring.newest(view).map(|(_, seq)| seq));
                     if let Some((seq, holders)) = ring.choose_void(ms(now)) {
-                        prop_assert_ne!(Some(seq), newest);
+                        prop_assert!(!newest.contains(&Some(seq)));
                         for holder in holders {
                             prop_assert!(ring.is_overdue(holder.client, ms(now)));
                             let void = ring.void(holder.session, seq);
@@ -155,7 +176,7 @@ proptest! {
                     ring.reset(size, ms(now));
                     sampled.clear();
                 }
-                Op::Publish(_) | Op::Free(_) | Op::Quarantine(_) | Op::Release(_) | Op::Void(_) => {}
+                Op::Publish(..) | Op::Free(_) | Op::Quarantine(_) | Op::Release(_) | Op::Void(_) => {}
             }
             lost.retain(|slot| slot.generation == ring.generation());
             prop_assert_eq!(ring.verify_invariants(), Ok(()));
@@ -170,7 +191,7 @@ proptest! {
                 prop_assert!(flying(state) || leases.values().any(|(held, ..)| *held == slot));
             }
         }
-        // Whatever happened: when all jobs end and all leases go, every slot but the newest is free again.
+        // Whatever happened: when all jobs end and all leases go, every slot but the newest ones is free again.
         for job in jobs {
             ring.free(job);
         }
@@ -178,7 +199,7 @@ proptest! {
             ring.release(lease, ms(now));
         }
         ring.settle(ms(now + 32), &|_| true);
-        let pinned = usize::from(ring.newest().is_some());
+        let pinned = pinned(&ring).len();
         let free = ring.slots().filter(|(_, state)| *state == SlotState::Free).count();
         prop_assert_eq!(free + pinned, usize::from(ring.size()));
         prop_assert_eq!(ring.slots().count(), usize::from(ring.size()));

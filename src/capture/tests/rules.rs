@@ -170,7 +170,7 @@ fn a_request_that_comes_while_a_job_is_in_flight_wants_no_second_one() {
         capture.complete(JobId(1), ms(1), ms(30)),
         Completion::Published(FrameSeq(0))
     );
-    assert_eq!(capture.newest().unwrap().presented, ms(1));
+    assert_eq!(capture.newest(View::WithCursor).unwrap().presented, ms(1));
     assert_eq!(deliveries(&capture.poll(ms(30))).len(), 2);
 }
 
@@ -203,7 +203,7 @@ fn the_damage_of_a_lost_job_is_in_the_next_frame() {
     );
     capture.late_fence(JobId(2));
     assert_eq!(capture.stats().quarantined, 0);
-    assert_eq!(capture.newest().unwrap().seq, FrameSeq(1));
+    assert_eq!(capture.newest(View::WithCursor).unwrap().seq, FrameSeq(1));
 }
 
 #[test]
@@ -218,8 +218,8 @@ fn a_spare_job_is_never_published_and_loses_no_damage() {
         capture.complete(JobId(1), ms(1), ms(1)),
         Completion::Discarded
     );
-    assert!(capture.newest().is_none());
-    assert!(!capture.pending.is_empty());
+    assert!(capture.newest(View::WithCursor).is_none());
+    assert!(!capture.pending.with_cursor.is_empty());
 }
 
 #[test]

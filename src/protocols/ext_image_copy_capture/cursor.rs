@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use smithay::output::Output;
+use wayland_server::Resource;
 
 use crate::{
     capture::{
@@ -333,6 +334,26 @@ pub(super) fn before_ready<D: CaptureHandler>(state: &mut D, frame: FrameKey, ho
         if let Some(mut told) = session.told {
             session.tell_hotspot(&mut told, Some(hotspot));
             session.told = Some(told);
+        }
+    }
+}
+
+/// See [`crate::protocols::rights_changed`]: who lost the right does not learn where the pointer is.
+pub(super) fn rights_changed<D: CaptureHandler>(state: &mut D) {
+    let sessions = &state.capture_protocols().copy.cursor_sessions;
+    let clients: Vec<_> = sessions
+        .iter()
+        .filter(|(_, session)| session.output.is_some())
+        .map(|(key, session)| (*key, session.object.client()))
+        .collect();
+    for (key, client) in clients {
+        if client.is_some_and(|client| state.may_capture(&client)) {
+            continue;
+        }
+        let sessions = &mut state.capture_protocols().copy.cursor_sessions;
+        if let Some(session) = sessions.get_mut(&key) {
+            session.follow(None);
+            session.output = None;
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wayland_protocols::ext::image_copy_capture::v1::server::ext_image_copy_capture_frame_v1::{
     Error, FailureReason,
 };
-use wayland_server::{protocol::wl_buffer::WlBuffer, Resource};
+use wayland_server::{protocol::wl_buffer::WlBuffer, Client, Resource};
 
 use crate::{
     capture::{
@@ -75,6 +75,10 @@ impl CopyFrame {
             stage: Stage::Preparing,
             attempts: 0,
         }
+    }
+
+    pub(super) fn client(&self) -> Option<Client> {
+        self.object.client()
     }
 
     fn fail(&mut self, reason: FailureReason) {
@@ -345,21 +349,23 @@ fn finish_copy<D: CaptureHandler>(
         let frame = session
             .frame
             .as_mut()
-            .filter(|frame| frame.number == key.number);
+            .filter(|frame| frame.number == key.number && frame.stage == Stage::Copying);
         match (frame, result) {
             (Some(frame), Ok(report)) => {
                 frame.stage = Stage::Over;
                 send_ready(&frame.object, source.as_ref(), info, damage);
-                session.frames += 1;
-                session.bytes += report.bytes;
+                if let Some(audit) = &mut session.audit {
+                    audit.frame(info, report.bytes);
+                }
                 if let Some(source) = source {
                     if let Some(capture) = source.of.capture(state) {
                         capture.record_copy(source.id, &report);
+                        capture.record_ready(source.id, info.presented, Time::now());
                     }
                 }
             }
             (Some(_), Err(error)) => recover(state, key, source, &error),
-            // Destroyed meanwhile; `object_destroyed` has seen to its damage.
+            // Destroyed meanwhile (`object_destroyed` has seen to its damage), or told that it failed.
             (None, _) => {}
         }
     }
@@ -440,6 +446,21 @@ pub(super) fn fail_waiting_as_stopped<D: CaptureHandler>(state: &mut D, session:
     if let Some((key, request, _)) = waiting(state, session) {
         cancel(state, &source, request);
         fail(state, key, FailureReason::Stopped);
+    }
+}
+
+/// The session stops because its client lost the right: a waiting frame fails, and so does one whose copy is put off or
+/// under way. A worker that copies cannot be stopped, but what it copies was on the screen while the right was there.
+pub(super) fn fail_as_stopped<D: CaptureHandler>(state: &mut D, session: SessionKey) {
+    fail_waiting_as_stopped(state, session);
+    let copy = &mut state.capture_protocols().copy;
+    copy.backlog.retain(|ready| ready.key.session != session);
+    let frame = copy
+        .sessions
+        .get_mut(&session)
+        .and_then(|s| s.frame.as_mut());
+    if let Some(frame) = frame.filter(|frame| frame.stage == Stage::Copying) {
+        frame.fail(FailureReason::Stopped);
     }
 }
 

@@ -34,7 +34,7 @@ use super::{
 pub(super) use self::{
     cursor::{cursor_changed, output_gone as cursor_output_gone, poll as poll_cursor},
     frame::deliver,
-    session::{source_changed, source_gone},
+    session::{rights_changed, source_changed, source_gone},
 };
 
 pub use ext_image_copy_capture_cursor_session_v1::ExtImageCopyCaptureCursorSessionV1 as CursorSession;
@@ -83,6 +83,17 @@ impl CopyCaptures {
             .values()
             .filter(|session| session.frame.is_some())
             .count()
+    }
+
+    /// All sessions that were not stopped, each with its client if that still lives.
+    fn running_sessions(&self) -> Vec<(SessionKey, Option<Client>)> {
+        let running = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.source.is_some());
+        running
+            .map(|(key, session)| (*key, session.client()))
+            .collect()
     }
 
     fn next_key(&mut self) -> u64 {
@@ -208,6 +219,7 @@ where
                 let key = CursorKey(state.capture_protocols().copy.next_key());
                 let object = data_init.init(session, key);
                 let source = source.data::<SourceData>().and_then(SourceData::source);
+                let source = source.filter(|_| state.may_capture(client));
                 cursor::create(state, key, object, source);
             }
             Request::Destroy => {}

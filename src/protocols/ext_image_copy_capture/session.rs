@@ -1,14 +1,15 @@
 //! Sessions: what they capture, which constraints they have told, when they stop.
 
 use smithay::wayland::shm::fourcc_to_shm_format;
-use wayland_server::{Client, DisplayHandle};
+use wayland_server::{Client, DisplayHandle, Resource};
 
 use crate::{
     capture::{ClientId, FrameFormat, SessionId, SessionKind},
-    protocols::{clients::Who, source::CaptureSource, target, CaptureHandler},
+    protocols::{audit::Audit, source::CaptureSource, target, CaptureHandler},
 };
 
 use super::{
+    cursor,
     frame::{self, CopyFrame},
     Session, SessionKey,
 };
@@ -29,9 +30,8 @@ pub(super) struct CopySession {
     /// A worker is copying for this session, maybe for a frame that was destroyed meanwhile. The next copy waits for
     /// it: two frames must not be written into one buffer at the same time.
     pub(super) copying: bool,
-    /// For the log: frames that were copied, and their bytes.
-    pub(super) frames: u64,
-    pub(super) bytes: u64,
+    /// Runs while there is a source.
+    pub(super) audit: Option<Audit>,
 }
 
 /// What a session captures.
@@ -49,19 +49,26 @@ impl CopySource {
 }
 
 impl CopySession {
+    /// The client, as long as it lives: an object of it does, else the session would be forgotten.
+    pub(super) fn client(&self) -> Option<Client> {
+        match &self.object {
+            Some(object) => object.client(),
+            None => self.frame.as_ref()?.client(),
+        }
+    }
+
     fn new(object: Session, source: Option<CopySource>) -> Self {
         Self {
             object: Some(object),
             source,
             frame: None,
             copying: false,
-            frames: 0,
-            bytes: 0,
+            audit: None,
         }
     }
 }
 
-/// Opens a session on a source, or a stopped one if the source is gone.
+/// Opens a session on a source, or a stopped one if the source is gone or the client has no right to it.
 pub(super) fn create<D: CaptureHandler>(
     state: &mut D,
     display: &DisplayHandle,
@@ -80,6 +87,7 @@ pub(super) fn create<D: CaptureHandler>(
         return;
     }
     let kind = SessionKind::Copy { paint_cursors };
+    let of = of.filter(|_| state.may_capture(client));
     let source = of.and_then(|of| {
         let id = of.capture(state)?.open_session(client_id, kind);
         Some(CopySource {
@@ -93,15 +101,15 @@ pub(super) fn create<D: CaptureHandler>(
         return;
     };
 
-    let who = Who::is(display, client);
-    tracing::info!(
-        target: "vitrine::protocols",
-        client = %client_id, who.pid, who.uid, executable = %who.executable.display(),
-        session = %source.id, source = source.of.name(), paint_cursors,
-        "capture by ext-image-copy-capture begins"
+    let audit = Audit::begin(
+        state.peer(display, client),
+        "ext-image-copy-capture",
+        source.of.name(),
+        source.id,
     );
     let of = source.of.clone();
-    let session = CopySession::new(object, Some(source));
+    let mut session = CopySession::new(object, Some(source));
+    session.audit = Some(audit);
     send_constraints(state, &session, &of);
     state.capture_protocols().copy.sessions.insert(key, session);
 }
@@ -130,17 +138,12 @@ pub(super) fn forget_if_unused<D: CaptureHandler>(state: &mut D, key: SessionKey
     }
     if let Some(session) = sessions.remove(&key) {
         if let Some(source) = session.source.clone() {
-            close(state, &session, &source);
+            close(state, &source);
         }
     }
 }
 
-fn close<D: CaptureHandler>(state: &mut D, session: &CopySession, source: &CopySource) {
-    tracing::info!(
-        target: "vitrine::protocols",
-        session = %source.id, source = source.of.name(), frames = session.frames, bytes = session.bytes,
-        "capture by ext-image-copy-capture ends"
-    );
+fn close<D: CaptureHandler>(state: &mut D, source: &CopySource) {
     if let Some(capture) = source.of.capture(state) {
         capture.close_session(source.id);
     }
@@ -163,16 +166,33 @@ pub(in crate::protocols) fn source_changed<D: CaptureHandler>(state: &mut D, of:
 pub(in crate::protocols) fn source_gone<D: CaptureHandler>(state: &mut D, of: &CaptureSource) {
     for key in state.capture_protocols().copy.on_source(of) {
         frame::fail_waiting_as_stopped(state, key);
-        let Some(mut session) = state.capture_protocols().copy.sessions.remove(&key) else {
-            continue;
-        };
-        if let Some(object) = &session.object {
-            object.stopped();
+        stop(state, key);
+    }
+}
+
+/// See [`crate::protocols::rights_changed`].
+pub(in crate::protocols) fn rights_changed<D: CaptureHandler>(state: &mut D) {
+    cursor::rights_changed(state);
+    let running = state.capture_protocols().copy.running_sessions();
+    for (key, client) in running {
+        // Without a client nobody is left to be told; its objects are about to be destroyed.
+        if client.is_none_or(|client| !state.may_capture(&client)) {
+            frame::fail_as_stopped(state, key);
+            stop(state, key);
         }
-        if let Some(source) = session.source.take() {
-            close(state, &session, &source);
-        }
-        state.capture_protocols().copy.sessions.insert(key, session);
+    }
+}
+
+fn stop<D: CaptureHandler>(state: &mut D, key: SessionKey) {
+    let Some(session) = state.capture_protocols().copy.sessions.get_mut(&key) else {
+        return;
+    };
+    if let Some(object) = &session.object {
+        object.stopped();
+    }
+    session.audit = None;
+    if let Some(source) = session.source.take() {
+        close(state, &source);
     }
 }
 

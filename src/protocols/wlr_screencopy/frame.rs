@@ -113,6 +113,10 @@ pub(super) struct ReadyCopy {
 }
 
 impl ScreencopyFrame {
+    pub(super) fn client(&self) -> Option<Client> {
+        self.object.client()
+    }
+
     pub(super) fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Over)
     }
@@ -235,6 +239,7 @@ pub(super) fn copy<D: CaptureHandler>(
     key: ScreencopyKey,
     copy: Copy,
 ) {
+    let allowed = state.may_capture(client);
     let Some(frame) = state.capture_protocols().screencopy.frames.get_mut(&key) else {
         return;
     };
@@ -266,6 +271,9 @@ pub(super) fn copy<D: CaptureHandler>(
     // The buffer is what the client was told to bring, but the mode may be another one now.
     let frames = current_format(state, &told.subject.output);
     if frames.is_some_and(|frames| !told.still_holds(&frames)) {
+        return fail(state, key);
+    }
+    if !allowed {
         return fail(state, key);
     }
     let Some(session) = session::take(state, display, client, &told.subject) else {
@@ -472,16 +480,18 @@ fn finish_copy<D: CaptureHandler>(
     let copies = &mut state.capture_protocols().screencopy;
     copies.running = copies.running.saturating_sub(1);
     let frame = copies.frames.get_mut(&key);
+    let frame = frame.filter(|frame| matches!(frame.stage, Stage::Copying(_)));
     match (frame, result) {
-        // Destroyed meanwhile; `abandon` has seen to its damage.
+        // Destroyed or told `failed` meanwhile; `abandon` has seen to its damage.
         (None, _) => session::give_back(state, subject, session),
         (Some(frame), Ok(report)) => {
             send_ready(frame, subject.area, info, damage);
             frame.stage = Stage::Over;
-            session::count(state, subject, session, report.bytes);
+            session::count(state, subject, session, info, report.bytes);
             session::give_back(state, subject, session);
             if let Some(capture) = state.capture_output(&subject.output) {
                 capture.record_copy(session, &report);
+                capture.record_ready(session, info.presented, Time::now());
                 capture.copy_handed_over(session, Time::now());
             }
         }
@@ -574,6 +584,17 @@ pub(in crate::protocols) fn output_gone<D: CaptureHandler>(state: &mut D, output
         }
     }
     session::output_gone(state, output);
+}
+
+/// See [`crate::protocols::rights_changed`]. What a worker copies was on the screen while the right was there; the client is
+/// told `failed` all the same.
+pub(in crate::protocols) fn rights_changed<D: CaptureHandler>(state: &mut D) {
+    for (key, client) in state.capture_protocols().screencopy.open() {
+        if client.is_none_or(|client| !state.may_capture(&client)) {
+            fail(state, key);
+        }
+    }
+    session::rights_changed(state);
 }
 
 /// The client destroyed the frame, or died. A copy that runs goes on and is forgotten when it ends.

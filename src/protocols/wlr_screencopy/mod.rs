@@ -31,7 +31,7 @@ use self::{
 };
 use super::{CaptureGlobalData, CaptureHandler, CaptureProtocols};
 
-pub(super) use self::frame::{deliver, output_changed, output_gone};
+pub(super) use self::frame::{deliver, output_changed, output_gone, rights_changed};
 
 pub use zwlr_screencopy_frame_v1::ZwlrScreencopyFrameV1 as Frame;
 pub use zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1 as ScreencopyManager;
@@ -73,6 +73,12 @@ impl Screencopies {
         let is_open = |frame: &ScreencopyFrame| !frame.is_over() && frame.is_of(output);
         let open = self.frames.iter().filter(|(_, frame)| is_open(frame));
         open.map(|(key, _)| *key).collect()
+    }
+
+    /// All frames that are not over, each with its client if that still lives.
+    fn open(&self) -> Vec<(ScreencopyKey, Option<Client>)> {
+        let open = self.frames.iter().filter(|(_, frame)| !frame.is_over());
+        open.map(|(key, frame)| (*key, frame.client())).collect()
     }
 
     /// The frame whose copy this session has under way.
@@ -147,7 +153,8 @@ where
         let key = ScreencopyKey(copies.last_key);
         session::object_made(state, client);
         let object = data_init.init(new, key);
-        let subject = Output::from_resource(&output).and_then(|output| {
+        let output = Output::from_resource(&output).filter(|_| state.may_capture(client));
+        let subject = output.and_then(|output| {
             let area = match region {
                 None => area::of_output(&output)?,
                 Some(region) => area::of_region(&output, region)?,

@@ -3,8 +3,8 @@
 use wayland_server::{backend, Client, DisplayHandle};
 
 use crate::{
-    capture::{SessionId, SessionKind},
-    protocols::{clients::Who, CaptureHandler},
+    capture::{FrameInfo, SessionId, SessionKind},
+    protocols::{audit::Audit, CaptureHandler},
     time::Time,
 };
 
@@ -29,9 +29,8 @@ pub(super) struct ScreencopySession {
     id: SessionId,
     /// A frame waits or is copied in this session.
     busy: bool,
-    /// For the log.
-    frames: u64,
-    bytes: u64,
+    client: Client,
+    audit: Audit,
 }
 
 pub(super) fn object_made<D: CaptureHandler>(state: &mut D, client: &Client) {
@@ -100,8 +99,13 @@ pub(super) fn take<D: CaptureHandler>(
         subject: subject.clone(),
         id,
         busy: true,
-        frames: 0,
-        bytes: 0,
+        client: client.clone(),
+        audit: Audit::begin(
+            state.peer(display, client),
+            "wlr-screencopy",
+            subject.output.name(),
+            id,
+        ),
     };
     let clients = &mut state.capture_protocols().screencopy.clients;
     clients
@@ -109,13 +113,6 @@ pub(super) fn take<D: CaptureHandler>(
         .or_default()
         .sessions
         .push(session);
-    let who = Who::is(display, client);
-    tracing::info!(
-        target: "vitrine::protocols",
-        client = %client_id, who.pid, who.uid, executable = %who.executable.display(), session = %id,
-        output = subject.output.name(), area = ?subject.area, overlay_cursor = subject.overlay_cursor,
-        "capture by screencopy begins"
-    );
     Some(id)
 }
 
@@ -151,11 +148,11 @@ pub(super) fn count<D: CaptureHandler>(
     state: &mut D,
     subject: &Subject,
     id: SessionId,
+    info: &FrameInfo,
     bytes: u64,
 ) {
     if let Some(session) = find(state, subject, id) {
-        session.frames += 1;
-        session.bytes += bytes;
+        session.audit.frame(info, bytes);
     }
 }
 
@@ -194,13 +191,29 @@ pub(super) fn output_gone<D: CaptureHandler>(state: &mut D, output: &smithay::ou
     }
 }
 
+/// Ends all sessions of clients that may no longer capture.
+pub(super) fn rights_changed<D: CaptureHandler>(state: &mut D) {
+    let clients = state.capture_protocols().screencopy.clients.iter();
+    let captors: Vec<(backend::ClientId, Client)> = clients
+        .filter_map(|(id, client)| Some((id.clone(), client.sessions.first()?.client.clone())))
+        .collect();
+    for (id, client) in captors {
+        if state.may_capture(&client) {
+            continue;
+        }
+        let clients = &mut state.capture_protocols().screencopy.clients;
+        let sessions = clients
+            .get_mut(&id)
+            .map(|client| std::mem::take(&mut client.sessions))
+            .unwrap_or_default();
+        for session in sessions {
+            close(state, &session);
+        }
+    }
+}
+
 fn close<D: CaptureHandler>(state: &mut D, session: &ScreencopySession) {
     let output = &session.subject.output;
-    tracing::info!(
-        target: "vitrine::protocols",
-        session = %session.id, output = output.name(), frames = session.frames, bytes = session.bytes,
-        "capture by screencopy ends"
-    );
     if let Some(capture) = state.capture_output(output) {
         capture.close_session(session.id);
     }

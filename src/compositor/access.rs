@@ -1,0 +1,219 @@
+//! Rights at work: the sockets that clients come through, sandboxes, and what happens when the rules change.
+
+use std::{
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Weak,
+    },
+};
+
+use anyhow::Context;
+use smithay::{
+    delegate_security_context,
+    reexports::{
+        rustix::{fs::Mode, process::umask},
+        wayland_server::{Client, DisplayHandle},
+    },
+    wayland::{
+        security_context::{
+            SecurityContext, SecurityContextHandler, SecurityContextListenerSource,
+            SecurityContextState,
+        },
+        socket::ListeningSocketSource,
+    },
+};
+
+use super::{peer, sockets::ClientSocket, ClientState, Vitrine};
+use crate::{
+    config::{AccessSection, Config},
+    policy::{Origin, Policy, Privilege, Sandbox},
+    protocols,
+};
+
+/// The rules that apply now, and everybody that they apply to.
+#[derive(Debug)]
+pub(super) struct Access {
+    section: AccessSection,
+    policy: Policy,
+    clients: Vec<Weak<ClientState>>,
+    /// Tells the filter of the present capture globals that others have taken their place.
+    retired: Arc<AtomicBool>,
+    _security_context: SecurityContextState,
+}
+
+impl Access {
+    pub(super) fn new(section: AccessSection, display: &DisplayHandle) -> Self {
+        let sees_it = |client: &Client| {
+            let data = client.get_data::<ClientState>();
+            data.is_some_and(|data| data.peer.may_sandbox())
+        };
+        Self {
+            policy: policy(&section),
+            section,
+            clients: Vec::new(),
+            retired: Arc::default(),
+            _security_context: SecurityContextState::new::<Vitrine, _>(display, sees_it),
+        }
+    }
+
+    /// Who sees the capture globals. To be called once per set of globals.
+    pub(super) fn capture_filter(
+        &mut self,
+    ) -> impl Fn(&Client) -> bool + Clone + Send + Sync + 'static {
+        let retired = Arc::new(AtomicBool::new(false));
+        self.retired = retired.clone();
+        move |client: &Client| {
+            client.get_data::<ClientState>().is_some_and(|data| {
+                // A client may bind what it was told of while it is being told that this is gone. That is no crime; what
+                // it makes from it is stopped from the start.
+                data.may_capture() || (retired.load(Ordering::Relaxed) && data.was_told())
+            })
+        }
+    }
+}
+
+fn policy(section: &AccessSection) -> Policy {
+    Policy::new(section, rustix::process::getuid().as_raw())
+}
+
+impl Vitrine {
+    /// Opens the second socket, if the configuration names one; gives its name.
+    ///
+    /// # Errors
+    /// When the name is taken or XDG_RUNTIME_DIR is not writable.
+    pub fn listen_privileged(&mut self) -> anyhow::Result<Option<String>> {
+        let Some(name) = self.config.access.privileged_socket.clone() else {
+            return Ok(None);
+        };
+        // From its first moment on nobody else may connect. Other threads make no files.
+        let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        let socket = ListeningSocketSource::with_name(&name);
+        umask(before);
+        let socket = socket.with_context(|| {
+            format!("cannot open the privileged socket {name:?}; choose another privileged_socket in [access]")
+        })?;
+        self.watch_socket(socket, Origin::Privileged)?;
+        Ok(Some(name))
+    }
+
+    /// Takes a new client's connection.
+    pub(super) fn add_client_from(&mut self, stream: UnixStream, origin: Origin) {
+        let peer = peer::identify(&stream, origin);
+        let allowed = self.access.policy.allows(&peer, Privilege::Capture);
+        tracing::debug!(
+            target: "vitrine::clients",
+            pid = peer.pid, uid = peer.uid, executable = ?peer.executable, origin = ?peer.origin, capture = allowed,
+            "client accepted"
+        );
+        let data = Arc::new(ClientState::new(peer, allowed));
+        self.access
+            .clients
+            .retain(|client| client.strong_count() > 0);
+        self.access.clients.push(Arc::downgrade(&data));
+        if let Err(error) = self.display.insert_client(stream, data) {
+            tracing::warn!(target: "vitrine::compositor", %error, "a client could not be accepted");
+        }
+    }
+
+    /// Reads the `[access]` section again. A file that is not valid changes nothing.
+    pub fn reload_access(&mut self) {
+        let section = match Config::find(self.config_file.as_deref()) {
+            Ok((config, _)) => config.access,
+            Err(error) => {
+                tracing::error!(target: "vitrine::access", %error, "the access rules stay as they are: the configuration cannot be read");
+                return;
+            }
+        };
+        if section.privileged_socket != self.access.section.privileged_socket {
+            tracing::warn!(target: "vitrine::access", "privileged_socket takes effect at the next start");
+        }
+        self.set_access(section);
+    }
+
+    /// Where [`reload_access`](Self::reload_access) looks; `None`: in the usual places.
+    pub fn set_config_file(&mut self, file: Option<PathBuf>) {
+        self.config_file = file;
+    }
+
+    /// Other rules apply from now on. Captures of clients that lose the right end, the globals come and go, and each ring is
+    /// replaced: what has a slot mapped, in whatever process, sees nothing that is shown from now on.
+    pub fn set_access(&mut self, section: AccessSection) {
+        if section == self.access.section {
+            tracing::info!(target: "vitrine::access", "access rules read again; nothing changed");
+            return;
+        }
+        self.access.policy = policy(&section);
+        self.access.section = section;
+        let (mut lost, mut gained) = (0, 0);
+        for client in self.access.clients.iter().filter_map(Weak::upgrade) {
+            let allowed = self.access.policy.allows(&client.peer, Privilege::Capture);
+            match (client.set_capture(allowed), allowed) {
+                (true, false) => lost += 1,
+                (false, true) => gained += 1,
+                (true, true) | (false, false) => {}
+            }
+        }
+        protocols::rights_changed(self);
+        self.end_toplevel_lists();
+        self.renew_rings();
+        if lost + gained > 0 {
+            self.announce_capture_again();
+        }
+        tracing::info!(target: "vitrine::access", lost, gained, "access rules changed");
+    }
+
+    fn announce_capture_again(&mut self) {
+        let before = self.access.retired.clone();
+        let filter = self.access.capture_filter();
+        let display = self.display.clone();
+        let mut old = self
+            .capture_protocols
+            .announce_again::<Vitrine>(&display, filter.clone());
+        old.push(self.announce_toplevels_again(filter));
+        before.store(true, Ordering::Relaxed);
+        for global in old {
+            self.retire_global(global);
+        }
+    }
+
+    fn renew_rings(&mut self) {
+        let now = crate::time::Time::now();
+        let Some(backend) = self.backend.as_mut() else {
+            return;
+        };
+        for screen in &mut backend.screens {
+            if let Some(capture) = self.captures.get_mut(&screen.output) {
+                screen.renew_ring(capture, now);
+            }
+        }
+    }
+}
+
+impl SecurityContextHandler for Vitrine {
+    fn context_created(&mut self, source: SecurityContextListenerSource, context: SecurityContext) {
+        let sandbox = Sandbox {
+            engine: context.sandbox_engine,
+            app_id: context.app_id,
+            instance_id: context.instance_id,
+        };
+        tracing::info!(
+            target: "vitrine::access",
+            engine = ?sandbox.engine, app_id = ?sandbox.app_id, instance_id = ?sandbox.instance_id, "sandbox made"
+        );
+        let inserted =
+            self.event_loop
+                .insert_source(ClientSocket::foreign(source), move |connection, (), state| match connection {
+                    Ok(stream) => state.add_client_from(stream, Origin::Sandbox(sandbox.clone())),
+                    Err(error) => {
+                        tracing::warn!(target: "vitrine::access", %error, "the socket of a sandbox cannot be used and is closed");
+                    }
+                });
+        if let Err(error) = inserted {
+            tracing::warn!(target: "vitrine::access", %error, "the socket of a sandbox cannot be watched");
+        }
+    }
+}
+
+delegate_security_context!(Vitrine);

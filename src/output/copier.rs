@@ -1,0 +1,280 @@
+//! The thread that fills slots for the render producer: copies of scanout buffers with the cursor on top, and waits for
+//! pictures that a GPU draws. The event loop never does either.
+//!
+//! It must not know sessions or views. The scanout buffer is kept by `chain`, the slot by its job, until the end is told.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{mpsc, Arc},
+    thread,
+    time::Duration,
+};
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use smithay::{backend::renderer::sync::SyncPoint, output::Output};
+
+use super::ring::Slot;
+use crate::{
+    capture::{copy::copy_pixels, FrameFormat, JobId, TargetLayout},
+    geometry::Rect,
+    kms::mapping::{in_step, CpuAccess, Mapping},
+    render::CursorPicture,
+};
+
+/// A GPU that has not drawn a picture by then is not going to.
+const GPU_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Pixels of a scanout buffer that the CPU can read.
+#[derive(Debug)]
+pub struct ReadableScanout {
+    /// For the caches.
+    pub dmabuf: OwnedFd,
+    /// The bytes.
+    pub mapping: Mapping,
+    /// How the pixels lie there.
+    pub format: FrameFormat,
+}
+
+/// The cursor over a copied picture.
+#[derive(Debug)]
+pub struct Overlay {
+    /// Its pixels.
+    pub picture: Arc<CursorPicture>,
+    /// Top left corner in mode pixels.
+    pub at: (i32, i32),
+}
+
+impl Overlay {
+    /// What it covers.
+    pub fn area(&self) -> Rect {
+        let side = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        let size = (side(self.picture.width), side(self.picture.height));
+        Rect::new(self.at.into(), size.into())
+    }
+}
+
+/// What is to be done for a job.
+#[derive(Debug)]
+pub enum Work {
+    /// Copy, then blend the cursor.
+    Copy {
+        /// From there.
+        from: Arc<ReadableScanout>,
+        /// To there.
+        to: Arc<Slot>,
+        /// These pixels.
+        rects: Vec<Rect>,
+        /// And this on top.
+        overlay: Option<Overlay>,
+    },
+    /// The GPU draws; say when it is done.
+    Wait(SyncPoint),
+}
+
+/// Work for a job of an output.
+#[derive(Debug)]
+pub struct Order {
+    /// Whose.
+    pub output: Output,
+    /// For which job.
+    pub job: JobId,
+    /// What.
+    pub work: Work,
+}
+
+/// The end of an order.
+#[derive(Debug)]
+pub struct Filled {
+    /// Whose.
+    pub output: Output,
+    /// Which job's.
+    pub job: JobId,
+    /// Whether a scanout buffer was read for it.
+    pub copied: bool,
+    /// Bytes written by the CPU, or why the slot is not what it should be.
+    pub result: Result<u64, String>,
+}
+
+/// The thread. Dropping it lets it end when its work is done.
+#[derive(Debug)]
+pub struct Copier {
+    orders: mpsc::Sender<Order>,
+}
+
+impl Copier {
+    /// Starts it. `tell` is called on that thread with each end; it must not block.
+    ///
+    /// # Errors
+    /// The system lets us start no thread.
+    pub fn new(tell: impl Fn(Filled) + Send + 'static) -> std::io::Result<Self> {
+        let (orders, work) = mpsc::channel::<Order>();
+        thread::Builder::new()
+            .name("render-copy".to_owned())
+            .spawn(move || {
+                for order in work {
+                    tell(fill(order));
+                }
+            })?;
+        Ok(Self { orders })
+    }
+
+    /// Takes an order. Never blocks; each output has at most two copies at a time.
+    ///
+    /// # Errors
+    /// The end of the order, when the thread is gone.
+    pub fn order(&self, order: Order) -> Result<(), Filled> {
+        self.orders.send(order).map_err(|refused| {
+            let Order { output, job, work } = refused.0;
+            Filled {
+                output,
+                job,
+                copied: work.reads_scanout(),
+                result: Err("the copying thread is gone".to_owned()),
+            }
+        })
+    }
+}
+
+impl Work {
+    fn reads_scanout(&self) -> bool {
+        match self {
+            Work::Copy { .. } => true,
+            Work::Wait(_) => false,
+        }
+    }
+}
+
+fn fill(order: Order) -> Filled {
+    let Order { output, job, work } = order;
+    let copied = work.reads_scanout();
+    let result = match &work {
+        Work::Copy {
+            from,
+            to,
+            rects,
+            overlay,
+        } => copy(from, to, rects, overlay.as_ref()),
+        Work::Wait(sync) => wait(sync).map(|()| 0),
+    };
+    Filled {
+        output,
+        job,
+        copied,
+        result,
+    }
+}
+
+fn wait(sync: &SyncPoint) -> Result<(), String> {
+    let Some(fence) = sync.export() else {
+        return sync
+            .wait()
+            .map_err(|_| "the wait was interrupted".to_owned());
+    };
+    let patience = Timespec::try_from(GPU_PATIENCE).map_err(|error| error.to_string())?;
+    let mut fds = [PollFd::new(&fence, PollFlags::IN)];
+    match rustix::io::retry_on_intr(|| poll(&mut fds, Some(&patience))) {
+        Ok(0) => Err("the GPU did not finish in time".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn copy(
+    from: &ReadableScanout,
+    to: &Slot,
+    rects: &[Rect],
+    overlay: Option<&Overlay>,
+) -> Result<u64, String> {
+    let layout = to.target_layout();
+    let mut outcome = Err("the memory was not given".to_owned());
+    let read = in_step(&from.dmabuf, CpuAccess::Read, || {
+        // SAFETY: the chain keeps the buffer from being drawn into until the end of this order is told.
+        let source = unsafe { from.mapping.bytes() };
+        to.write(&mut |target| {
+            outcome = copy_pixels(from.format, source, layout, target, rects)
+                .map(|report| report.bytes)
+                .map_err(|error| error.to_string());
+            if let Some(overlay) = overlay {
+                blend(overlay, layout, target);
+            }
+        })
+    });
+    read.and_then(|written| written)
+        .map_err(|error| error.to_string())?;
+    outcome
+}
+
+/// Puts the premultiplied cursor over XRGB8888 pixels; what is outside of the picture is left out.
+fn blend(overlay: &Overlay, layout: TargetLayout, target: &mut [u8]) {
+    let width = usize::try_from(overlay.picture.width).unwrap_or(0).max(1);
+    let (stride, offset) = (layout.stride as usize, layout.offset as usize);
+    for (row, line) in overlay.picture.pixels.chunks(width).enumerate() {
+        let y = i64::from(overlay.at.1) + row as i64;
+        if !(0..i64::from(layout.height)).contains(&y) {
+            continue;
+        }
+        for (column, pixel) in line.iter().enumerate() {
+            let x = i64::from(overlay.at.0) + column as i64;
+            if !(0..i64::from(layout.width)).contains(&x) {
+                continue;
+            }
+            let at = offset + y as usize * stride + x as usize * 4;
+            if let Some(below) = target.get_mut(at..at + 4) {
+                over(*pixel, below);
+            }
+        }
+    }
+}
+
+fn over(pixel: u32, below: &mut [u8]) {
+    let alpha = pixel >> 24;
+    if alpha == 0 {
+        return;
+    }
+    for (channel, below) in pixel.to_le_bytes().into_iter().zip(below).take(3) {
+        let under = (u32::from(*below) * (255 - alpha) + 127) / 255;
+        *below = u8::try_from(u32::from(channel) + under).unwrap_or(u8::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn the_cursor_is_cut_at_the_edges_and_its_clear_pixels_change_nothing() {
+        let layout = TargetLayout {
+            width: 4,
+            height: 4,
+            fourcc: drm_fourcc::DrmFourcc::Xrgb8888,
+            stride: 16,
+            offset: 0,
+        };
+        let picture = CursorPicture {
+            width: 2,
+            height: 2,
+            hotspot: (0, 0),
+            pixels: vec![0xffff_0000, 0, 0xff00_ff00, 0xff00_00ff],
+        };
+        let overlay = |at| Overlay {
+            picture: Arc::new(picture.clone()),
+            at,
+        };
+        let mut target = [0x10u8; 64];
+        blend(&overlay((-1, -1)), layout, &mut target);
+        assert_eq!(target[..4], [0xff, 0, 0, 0x10]);
+        assert!(target[4..].iter().all(|byte| *byte == 0x10));
+        blend(&overlay((3, 3)), layout, &mut target);
+        assert_eq!(target[60..], [0, 0, 0xff, 0x10]);
+        assert!(target[4..60].iter().all(|byte| *byte == 0x10));
+    }
+
+    #[test]
+    fn half_transparent_pixels_let_half_of_the_picture_through() {
+        let mut below = [200, 100, 0, 7];
+        over(0x8040_0020, &mut below);
+        assert_eq!(below, [32 + 100, 50, 64, 7]);
+    }
+}

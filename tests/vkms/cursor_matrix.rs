@@ -1,0 +1,278 @@
+//! The cursor on a plane or in the picture, sessions that want it and sessions that do not, both producers: whoever asks
+//! gets exactly what he asked for, at the same time as all others.
+
+use crate::{
+    clients::{
+        copy_capture::{picture_of, CopySession, PendingCopy},
+        export_dmabuf::Exporter,
+        Buffer, Client, MemoryKind, OutputInfo, Picture, Rect,
+    },
+    cursor::{setup, with_arrow},
+    faults::assert_clean,
+    machine::{self, Machine, Output, SECOND},
+    mouse::Mouse,
+    stage::{Setup, Stage, Summary},
+};
+
+/// Places in the middle, over an edge, in a corner.
+const PLACES: [(i32, i32); 4] = [(100, 50), (101, 51), (635, 200), (0, 479)];
+
+/// One view of the screen through both protocols.
+struct View {
+    client: Client,
+    output: OutputInfo,
+    exporter: Exporter,
+    session: CopySession,
+    buffer: Buffer,
+    cursor: bool,
+    pending: Option<PendingCopy>,
+}
+
+impl View {
+    fn open(stage: &Stage<'_>, cursor: bool) -> Self {
+        let mut client = stage.client();
+        let output = client.output(None).unwrap();
+        let session = CopySession::open(&mut client, &output, cursor).unwrap();
+        let buffer = session.buffer(&mut client, MemoryKind::Shm).unwrap();
+        Self {
+            exporter: Exporter::new(&client).unwrap(),
+            client,
+            output,
+            session,
+            buffer,
+            cursor,
+            pending: None,
+        }
+    }
+
+    fn export(&mut self) -> Picture {
+        let frame = self
+            .exporter
+            .capture(&mut self.client, &self.output, self.cursor);
+        frame.unwrap().frame().picture()
+    }
+
+    /// Waits for the request that is under way, if any, and follows the changes until the buffer shows `expected`.
+    #[track_caller]
+    fn copy_until(&mut self, expected: &Picture, what: &str) {
+        while self.pending.is_some() || picture_of(&self.buffer).difference(expected).is_some() {
+            self.ask();
+            let pending = self.pending.take().unwrap();
+            match pending.wait_end(&mut self.client, SECOND * 10) {
+                Ok((_, end)) => end.map(drop).unwrap(),
+                Err(error) => {
+                    let copy = picture_of(&self.buffer);
+                    panic!("{what}: {error}; {:?}", copy.difference(expected));
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        if self.pending.is_none() {
+            // Only what changed is copied: a missing rectangle would leave an old pointer behind.
+            let one = [Rect::new(320, 400, 1, 1)];
+            let asked = self.session.request(&mut self.client, &self.buffer, &one);
+            self.pending = Some(asked.unwrap());
+        }
+    }
+
+    fn is_answered(&mut self) -> bool {
+        self.client.roundtrip().unwrap();
+        self.pending.as_ref().is_some_and(PendingCopy::has_ended)
+    }
+}
+
+/// Waits for the pointer to be there; gives the picture that is expected.
+fn point(mouse: &mut Mouse, view: &mut View, plain: &Picture, (x, y): (i32, i32)) -> Picture {
+    let expected = with_arrow(plain.clone(), (x, y));
+    for turn in 0..300 {
+        // What is sent before the compositor has opened the device is lost.
+        if turn % 100 == 0 {
+            mouse.to(x, y);
+        }
+        if view.export().difference(&expected).is_none() {
+            return expected;
+        }
+    }
+    let difference = view.export().difference(&expected);
+    panic!("the pointer at {x}, {y}: {difference:?}");
+}
+
+/// Both views at the same time, through both protocols, wherever the pointer goes and whatever is painted below.
+fn both_views(machine: Machine, setup: Setup, judge: fn(&str, Summary)) {
+    machine::boot(machine, move |guest| {
+        let mut mouse = Mouse::new();
+        let stage = setup.start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        let (mut with, mut without) = (View::open(&stage, true), View::open(&stage, false));
+        without.copy_until(&painter.expected(), "before the pointer");
+        for (n, place) in (2..).zip(PLACES) {
+            let plain = painter.expected();
+            without.ask();
+            let expected = point(&mut mouse, &mut with, &plain, place);
+            without.export().assert_same(&plain, "export without");
+            with.export()
+                .assert_same(&expected, "export with, after one without");
+            without
+                .export()
+                .assert_same(&plain, "export without, again");
+            with.copy_until(&expected, "copy with");
+            assert!(
+                !without.is_answered(),
+                "the pointer woke who does not see it"
+            );
+            // Another picture below the pointer, or a part of one: both views follow.
+            match n % 2 {
+                0 => painter.present(&mut client, n).unwrap(),
+                _ => {
+                    let part = Rect::new(80, 30, 60, 60);
+                    let shown = painter.paint_part(&mut client, n, part).unwrap();
+                    painter.time_shown(&mut client, shown).unwrap()
+                }
+            };
+            let plain = painter.expected();
+            let expected = with_arrow(plain.clone(), place);
+            without.copy_until(&plain, "copy without");
+            with.copy_until(&expected, "copy with, other picture");
+            without
+                .export()
+                .assert_same(&plain, "export without, other picture");
+            with.export()
+                .assert_same(&expected, "export with, other picture");
+        }
+        drop((with, without));
+        let log_of = guest.out().join("vitrine.log");
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert_eq!(summary.get("lost") + summary.get("voids"), 0);
+        assert_clean(&guest.dmesg());
+        judge(&std::fs::read_to_string(log_of).unwrap(), summary);
+    });
+}
+
+fn with(lines: &str) -> Setup {
+    setup().with(lines)
+}
+
+const SOFTWARE: &str = "[cursor]\nhardware = false\n";
+const RENDER: &str = "[capture]\nproducer = \"render\"\n";
+
+fn both_produce(log: &str, summary: Summary) {
+    assert!(summary.get("written_back") > 0 && summary.get("rendered") > 0);
+    assert!(log.contains("reason=the writeback connector would show the cursor"));
+}
+
+fn only_rendered(_: &str, summary: Summary) {
+    assert!(summary.get("rendered") > 0);
+    assert_eq!(summary.get("written_back") + summary.get("jobs"), 0);
+}
+
+#[test]
+fn with_the_cursor_on_its_plane_the_connector_writes_one_view_and_the_other_is_rendered() {
+    both_views(Machine::default(), setup(), both_produce);
+}
+
+#[test]
+fn with_the_cursor_in_the_picture_the_connector_writes_one_view_and_the_other_is_rendered() {
+    both_views(Machine::default(), with(SOFTWARE), both_produce);
+}
+
+#[test]
+fn with_the_cursor_on_its_plane_both_views_are_rendered() {
+    both_views(Machine::default(), with(RENDER), only_rendered);
+}
+
+#[test]
+fn with_the_cursor_in_the_picture_both_views_are_rendered() {
+    let lines = format!("{SOFTWARE}{RENDER}");
+    both_views(Machine::default(), with(&lines), only_rendered);
+}
+
+#[test]
+fn three_slots_are_enough_for_both_views() {
+    let lines = "[capture]\nring_slots = 3\n";
+    both_views(Machine::default(), with(lines), both_produce);
+}
+
+#[test]
+fn on_a_machine_without_writeback_both_views_are_rendered() {
+    let machine = Machine::default().output(Output::new().writeback(false));
+    both_views(machine, setup(), |log, summary| {
+        only_rendered(log, summary);
+        assert!(log.contains("no writeback on this output: captures are rendered"));
+    });
+}
+
+#[test]
+fn with_gles_the_connector_writes_one_view_and_the_other_is_rendered() {
+    both_views(
+        Machine::default(),
+        with("renderer = \"gles\"\n"),
+        both_produce,
+    );
+}
+
+#[test]
+fn with_gles_both_views_are_rendered() {
+    let lines = format!("renderer = \"gles\"\n{RENDER}");
+    both_views(Machine::default(), with(&lines), only_rendered);
+}
+
+/// The connector alone cannot leave the cursor out: such sessions wait, and go on when the cursor is gone.
+fn writeback_alone(lines: &'static str) {
+    machine::boot(Machine::default(), move |guest| {
+        let writeback = format!("{lines}[capture]\nproducer = \"writeback\"\n");
+        let stage = with(&writeback).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        let plain = painter.expected();
+        let (mut with, mut without) = (View::open(&stage, true), View::open(&stage, false));
+        // No pointer yet: one frame is for both.
+        without.export().assert_same(&plain, "without, no pointer");
+        with.export().assert_same(&plain, "with, no pointer");
+        without.copy_until(&plain, "copy without, no pointer");
+        let mut mouse = Mouse::new();
+        for place in PLACES {
+            point(&mut mouse, &mut with, &plain, place);
+        }
+        // The last frame from before the pointer came is still for both.
+        let frame = without
+            .exporter
+            .request(&mut without.client, &without.output, false);
+        let before = frame.unwrap();
+        without.client.roundtrip().unwrap();
+        if before.is_ready() {
+            before.picture().assert_same(&plain, "before the pointer");
+        }
+        drop(before);
+        let waiting = without
+            .exporter
+            .request(&mut without.client, &without.output, false)
+            .unwrap();
+        without.ask();
+        for n in 2..10 {
+            painter.present(&mut client, n).unwrap();
+            let expected = with_arrow(painter.expected(), PLACES[3]);
+            with.copy_until(&expected, "with, other pictures");
+        }
+        assert!(!without.is_answered(), "a frame from nowhere");
+        assert!(!waiting.is_ready() && waiting.cancelled().is_none());
+        let log = stage.vitrine.log();
+        let said = log.matches("nobody makes captured frames; sessions wait");
+        assert_eq!(said.count(), 1, "times that it is said");
+        let summary = stage.finish("Virtual-1");
+        assert_eq!(summary.get("rendered"), 0);
+    });
+}
+
+#[test]
+fn the_connector_alone_lets_sessions_without_the_cursor_wait_while_it_is_on_its_plane() {
+    writeback_alone("");
+}
+
+#[test]
+fn the_connector_alone_lets_sessions_without_the_cursor_wait_while_it_is_in_the_picture() {
+    writeback_alone(SOFTWARE);
+}

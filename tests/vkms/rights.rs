@@ -1,0 +1,443 @@
+//! Who may capture: sandboxes, allow lists, the privileged socket, and rights that are taken away while they are used.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use wayland_client::delegate_noop;
+use wayland_protocols::wp::security_context::v1::client::{
+    wp_security_context_manager_v1::WpSecurityContextManagerV1 as ContextManager,
+    wp_security_context_v1::WpSecurityContextV1 as Context,
+};
+
+use crate::{
+    clients::{
+        copy_capture::{FailureReason, SessionRecord},
+        export_dmabuf::{CancelReason, MappedFrame},
+        identify,
+        picture::identify_all,
+        programs, Client, CopyOutcome, CopySession, ExportOutcome, Exporter, MemoryKind, Picture,
+        Rect, State,
+    },
+    machine::{self, vkms_crc, Guest, Machine, Signal, SECOND},
+    stage::{Setup, Stage},
+};
+
+delegate_noop!(State: ignore ContextManager);
+delegate_noop!(State: ignore Context);
+
+/// What shows the screen.
+const CAPTURE: [&str; 3] = [
+    "ext_output_image_capture_source_manager_v1",
+    "ext_image_copy_capture_manager_v1",
+    "zwlr_export_dmabuf_manager_v1",
+];
+
+const CONTEXTS: &str = "wp_security_context_manager_v1";
+
+fn sees(client: &Client, globals: &[&str]) -> Vec<bool> {
+    let sees = |global: &&str| client.version_of(global).is_some();
+    globals.iter().map(sees).collect()
+}
+
+fn runtime(name: &str) -> PathBuf {
+    PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").unwrap()).join(name)
+}
+
+/// A sandbox as a sandbox engine makes one: a listening socket, and a pipe whose end ends it.
+fn sandbox(client: &mut Client, app_id: &str, listener: impl Into<OwnedFd>) -> OwnedFd {
+    let manager: ContextManager = client.bind(1, ()).unwrap();
+    let (close, ours) = rustix::pipe::pipe().unwrap();
+    let listener = listener.into();
+    let context = manager.create_listener(listener.as_fd(), close.as_fd(), &client.qh, ());
+    context.set_sandbox_engine("org.example.engine".into());
+    context.set_app_id(app_id.into());
+    context.commit();
+    context.destroy();
+    manager.destroy();
+    client.roundtrip().unwrap();
+    ours
+}
+
+fn sandboxed(client: &mut Client, app_id: &str) -> (Client, OwnedFd) {
+    let path = runtime(app_id);
+    let end = sandbox(client, app_id, UnixListener::bind(&path).unwrap());
+    (Client::connect(path).unwrap(), end)
+}
+
+#[test]
+fn a_sandboxed_client_sees_no_capture_global_and_cannot_make_a_sandbox() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().start(guest);
+        let mut outside = stage.client();
+        assert_eq!(sees(&outside, &CAPTURE), [true; 3]);
+        assert_eq!(sees(&outside, &[CONTEXTS]), [true]);
+        let (inside, _end) = sandboxed(&mut outside, "org.example.Game");
+        assert_eq!(sees(&inside, &CAPTURE), [false; 3]);
+        assert_eq!(sees(&inside, &[CONTEXTS]), [false]);
+        assert_eq!(sees(&inside, &["wl_output", "xdg_wm_base"]), [true; 2]);
+        stage.finish("Virtual-1");
+    });
+}
+
+#[test]
+fn a_rule_lets_one_sandboxed_app_capture_and_its_name_is_in_the_audit() {
+    machine::boot(Machine::default(), |guest| {
+        let rule = "[[access.rule]]\naction = 'allow'\nsandbox_engine = 'org.example.*'\napp_id = 'org.example.Cast'\n";
+        let mut stage = Setup::default().with(rule).start(guest);
+        let (mut outside, mut painter) = stage.painter();
+        painter.present(&mut outside, 5).unwrap();
+        let (other, _end) = sandboxed(&mut outside, "org.example.Game");
+        assert_eq!(sees(&other, &CAPTURE), [false; 3]);
+        let (mut cast, _end) = sandboxed(&mut outside, "org.example.Cast");
+        let exporter = Exporter::new(&cast).unwrap();
+        let output = cast.output(None).unwrap();
+        let frame = exporter.capture(&mut cast, &output, true).unwrap().frame();
+        assert_eq!(identify(&frame.picture()), Some(5));
+        drop((frame, exporter, cast));
+        stage.vitrine.wait_log("capture ends", SECOND * 20);
+        let log = stage.vitrine.log();
+        let events = audit(&log);
+        assert_eq!(events.len(), 2, "{events:?}");
+        for event in &events {
+            for part in [
+                &format!("pid={}", std::process::id())[..],
+                "origin=\"sandbox\"",
+                "app_id=Some(\"org.example.Cast\")",
+                "sandbox_engine=Some(\"org.example.engine\")",
+                "protocol=\"wlr-export-dmabuf\"",
+                "source=Virtual-1",
+            ] {
+                assert!(event.contains(part), "no {part} in {event}");
+            }
+        }
+        for part in [
+            "producer=\"writeback\"",
+            "frames=1",
+            &format!("bytes={}", 640 * 480 * 4),
+        ] {
+            assert!(events[1].contains(part), "no {part} in {}", events[1]);
+        }
+        stage.finish("Virtual-1");
+    });
+}
+
+fn audit(log: &str) -> Vec<&str> {
+    log.lines()
+        .filter(|line| line.contains("vitrine::audit"))
+        .collect()
+}
+
+#[test]
+fn a_sandbox_whose_socket_is_no_socket_harms_nobody() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().start(guest);
+        let mut client = stage.client();
+        let (stream, other) = UnixStream::pair().unwrap();
+        drop(other);
+        let file = File::create("/tmp/no-socket").unwrap();
+        let mut ends = vec![
+            sandbox(&mut client, "stream", stream),
+            sandbox(&mut client, "file", file),
+            sandbox(&mut client, "device", File::open("/dev/zero").unwrap()),
+        ];
+        // A sandbox that ends right away, as one whose engine has died.
+        let listener = UnixListener::bind(runtime("short")).unwrap();
+        drop(sandbox(&mut client, "short", listener));
+        client.roundtrip().unwrap();
+        let (inside, end) = sandboxed(&mut client, "sound");
+        ends.push(end);
+        assert_eq!(sees(&inside, &["wl_output"]), [true]);
+        stage.finish("Virtual-1");
+    });
+}
+
+#[test]
+fn an_allow_list_admits_exactly_the_named_program() {
+    machine::boot(Machine::default(), |guest| {
+        let named = Path::new("/tmp/named/capture-client");
+        let unnamed = Path::new("/tmp/unnamed/capture-client");
+        let program = programs::command(programs::CAPTURE).unwrap();
+        for path in [named, unnamed] {
+            fs::create_dir(path.parent().unwrap()).unwrap();
+            fs::copy(program.get_program(), path).unwrap();
+        }
+        let access = format!(
+            "[access]\ndefault = 'deny'\n[[access.rule]]\naction = 'allow'\nexecutable = '{}'\n",
+            named.display()
+        );
+        let stage = Setup::default().with(&access).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        assert_eq!(sees(&client, &CAPTURE), [false; 3]);
+        for protocol in ["export", "copy"] {
+            let capture = |path: &Path| {
+                let mut command = std::process::Command::new(path);
+                command.args(["--frames=1", "--protocol", protocol]);
+                command
+            };
+            let mut admitted = stage.spawn(&format!("named-{protocol}"), capture(named));
+            admitted.wait_success(SECOND * 30);
+            let mut posing = std::process::Command::new("unshare");
+            let script = format!(
+                "mount --bind {} {} && exec {} --frames=1 --protocol {protocol}",
+                unnamed.display(),
+                named.display(),
+                named.display()
+            );
+            posing.args(["--mount", "sh", "-c", &script]);
+            for (name, command) in [("unnamed", capture(unnamed)), ("posing", posing)] {
+                let mut denied = stage.spawn(&format!("{name}-{protocol}"), command);
+                assert!(!denied.wait_exit(SECOND * 30).success());
+                let log = denied.log();
+                assert!(
+                    log.contains("the compositor does not offer"),
+                    "{name}: {log}"
+                );
+            }
+        }
+        stage.finish("Virtual-1");
+    });
+}
+
+#[test]
+fn clients_of_the_privileged_socket_have_the_rights_that_others_have_not() {
+    machine::boot(Machine::default(), |guest| {
+        let access = "[access]\ndefault = 'deny'\nprivileged_socket = 'wayland-privileged'\n\
+                      [[access.rule]]\naction = 'deny'\n";
+        let stage = Setup::default().with(access).start(guest);
+        let (mut public, mut painter) = stage.painter();
+        painter.present(&mut public, 3).unwrap();
+        assert_eq!(sees(&public, &CAPTURE), [false; 3]);
+        let socket = runtime("wayland-privileged");
+        assert_eq!(
+            fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let mut privileged = Client::connect(socket).unwrap();
+        let exporter = Exporter::new(&privileged).unwrap();
+        let output = privileged.output(None).unwrap();
+        let frame = exporter
+            .capture(&mut privileged, &output, true)
+            .unwrap()
+            .frame();
+        assert_eq!(identify(&frame.picture()), Some(3));
+        stage.finish("Virtual-1");
+    });
+}
+
+/// Rewrites the configuration and has vitrine read it.
+fn reload(guest: &Guest, stage: &mut Stage<'_>, access: &str, answer: &str) {
+    let text = format!("{access}\n[[output]]\nconnector = \"*\"\nmode = \"640x480\"\n");
+    fs::write(guest.out().join("compositor.toml"), text).unwrap();
+    let before = stage.vitrine.log().matches(answer).count();
+    stage.vitrine.signal(Signal::HUP);
+    machine::wait_until(answer, SECOND * 20, || {
+        stage.vitrine.log().matches(answer).count() > before
+    });
+}
+
+const OPEN: &str = "[access]\nprivileged_socket = 'wayland-privileged'\n";
+const CLOSED: &str = "[access]\nprivileged_socket = 'wayland-privileged'\ndefault = 'deny'\n";
+
+/// A client that has every slot mapped that it could get hold of, and waits for more.
+struct Captor {
+    client: Client,
+    exporter: Exporter,
+    maps: BTreeMap<u64, MappedFrame>,
+}
+
+impl Captor {
+    fn capture(&mut self) -> Picture {
+        let output = self.client.output(None).unwrap();
+        let frame = self
+            .exporter
+            .capture(&mut self.client, &output, true)
+            .unwrap()
+            .frame();
+        let picture = frame.picture();
+        self.maps
+            .entry(frame.buffer_id())
+            .or_insert_with(|| frame.map().unwrap());
+        picture
+    }
+
+    fn pictures(&self) -> Vec<Picture> {
+        self.maps.values().map(MappedFrame::picture).collect()
+    }
+}
+
+fn captor(client: Client) -> Captor {
+    Captor {
+        exporter: Exporter::new(&client).unwrap(),
+        client,
+        maps: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn whoever_loses_the_right_sees_not_one_further_pixel_while_others_go_on() {
+    machine::boot(Machine::default(), revoke);
+}
+
+fn revoke(guest: &Guest) {
+    let mut stage = Setup::default().with(OPEN).start(guest);
+    let (mut drawer, mut painter) = stage.painter();
+    let mut other = captor(Client::connect("wayland-privileged").unwrap());
+    let mut loser = captor(stage.client());
+    let output = loser.client.output(None).unwrap();
+    let session = CopySession::open(&mut loser.client, &output, true).unwrap();
+    let buffer = session.buffer(&mut loser.client, MemoryKind::Shm).unwrap();
+    let mut n = 0;
+    while loser.maps.len() < 4 {
+        n += 1;
+        assert!(n < 100, "the ring shows only {} slots", loser.maps.len());
+        painter.present(&mut drawer, n).unwrap();
+        loser.capture();
+    }
+    session
+        .capture(&mut loser.client, &buffer, &[])
+        .unwrap()
+        .frame();
+    let held = loser
+        .exporter
+        .capture(&mut loser.client, &output, true)
+        .unwrap()
+        .frame();
+    let waiting = loser
+        .exporter
+        .request(&mut loser.client, &output, true)
+        .unwrap();
+    let copying = session.request(&mut loser.client, &buffer, &[]).unwrap();
+    loser.client.roundtrip().unwrap();
+
+    reload(guest, &mut stage, CLOSED, "access rules changed");
+    // It has not read yet that the globals are gone: what it binds is no error, and gives nothing.
+    let late = Exporter::new(&loser.client).unwrap();
+    let late = late.capture(&mut loser.client, &output, true).unwrap();
+    assert!(matches!(
+        late,
+        ExportOutcome::Cancelled(CancelReason::Permanent)
+    ));
+    loser.client.roundtrip().unwrap();
+    assert_eq!(held.cancelled(), Some(CancelReason::Permanent));
+    // The last answer may have been on its way; what there is of it is of the time before.
+    assert_eq!(waiting.cancelled(), Some(CancelReason::Permanent));
+    let stopped: SessionRecord = session.record();
+    assert!(stopped.stopped);
+    let end = copying.wait(&mut loser.client, &buffer).unwrap();
+    if let CopyOutcome::Ready(frame) = &end {
+        assert_eq!(identify(&frame.picture), Some(n));
+    } else {
+        assert!(matches!(end, CopyOutcome::Failed(FailureReason::Stopped)));
+    }
+    assert_eq!(sees(&loser.client, &CAPTURE), [false; 3]);
+    assert_eq!(sees(&other.client, &CAPTURE), [true; 3]);
+
+    // The next picture of another client: the job that was in flight is over.
+    let last = n;
+    n += 1;
+    painter.present(&mut drawer, n).unwrap();
+    while identify(&other.capture()) != Some(n) {}
+    let kept = loser.pictures();
+    let copied = crate::clients::copy_capture::picture_of(&buffer);
+    for picture in &kept {
+        let shown = identify_all(picture);
+        assert!(
+            shown.iter().all(|shown| *shown <= last),
+            "{shown:?} after {last}"
+        );
+    }
+    for _ in 0..60 {
+        n += 1;
+        painter.present(&mut drawer, n).unwrap();
+        while identify(&other.capture()) != Some(n) {}
+        for (now, then) in loser.pictures().iter().zip(&kept) {
+            now.assert_same(then, &format!("an old mapping at picture {n}"));
+        }
+    }
+    let overlap = other.maps.keys().filter(|id| loser.maps.contains_key(id));
+    assert_eq!(overlap.count(), 0, "the ring is still the old one");
+    crate::clients::copy_capture::picture_of(&buffer).assert_same(&copied, "the copy's buffer");
+    let more = session.request(&mut loser.client, &buffer, &[]).unwrap();
+    let end = more.wait(&mut loser.client, &buffer).unwrap();
+    assert!(matches!(end, CopyOutcome::Failed(FailureReason::Stopped)));
+
+    // A file that is wrong changes nothing; one that allows again gives everything back.
+    reload(
+        guest,
+        &mut stage,
+        "[access]\ndefault = 'nobody'\n",
+        "access rules stay as they are",
+    );
+    loser.client.roundtrip().unwrap();
+    assert_eq!(sees(&loser.client, &CAPTURE), [false; 3]);
+    assert_eq!(identify(&other.capture()), Some(n));
+    reload(guest, &mut stage, OPEN, "access rules changed");
+    loser.client.roundtrip().unwrap();
+    assert_eq!(sees(&loser.client, &CAPTURE), [true; 3]);
+    let mut again = captor(loser.client);
+    assert_eq!(identify(&again.capture()), Some(n));
+    let summary = stage.finish("Virtual-1");
+    assert_eq!(summary.get("modesets"), 1);
+    assert_eq!(summary.get("lost"), 0);
+}
+
+#[test]
+fn the_mark_is_on_the_screen_while_somebody_captures_and_in_the_capture_too() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default()
+            .with("[capture]\nindicator = 'mark'\n")
+            .start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 9).unwrap();
+        let plain = painter.expected();
+        let mut marked = plain.clone();
+        marked.overlay(&Picture::filled(8, 8, 0x00ff_0000), 640 - 8, 0);
+        let mut crcs = guest.crc(0).unwrap();
+        assert_eq!(
+            crcs.next_frame().unwrap().value,
+            vkms_crc(&plain.to_bytes())
+        );
+
+        let mut capturer = stage.client();
+        let output = capturer.output(None).unwrap();
+        let session = CopySession::open(&mut capturer, &output, true).unwrap();
+        let buffer = session.buffer(&mut capturer, MemoryKind::Shm).unwrap();
+        let first = session
+            .capture(&mut capturer, &buffer, &[])
+            .unwrap()
+            .frame();
+        first.picture.assert_same(&marked, "the first frame");
+        let crc = vkms_crc(&marked.to_bytes());
+        machine::wait_until("the mark", SECOND * 20, || {
+            crcs.next_frame().unwrap().value == crc
+        });
+
+        // The mark stands still: a change elsewhere does not damage it.
+        let part = Rect::new(64, 100, 64, 50);
+        painter.paint_part(&mut client, 10, part).unwrap();
+        let second = session
+            .capture(&mut capturer, &buffer, &[part])
+            .unwrap()
+            .frame();
+        assert_eq!(second.damage, [part]);
+
+        drop((session, capturer));
+        let crc = vkms_crc(&painter.expected().to_bytes());
+        machine::wait_until("its end", SECOND * 20, || {
+            crcs.next_frame().unwrap().value == crc
+        });
+        drop(crcs);
+        stage.finish("Virtual-1");
+    });
+}
