@@ -10,11 +10,14 @@ mod capture;
 mod clients;
 mod control;
 mod device;
+mod flush;
 mod frames;
 mod handlers;
 mod input;
+mod leases;
 mod peer;
 mod seat;
+mod sinks;
 mod sockets;
 mod toplevels;
 mod windows;
@@ -113,6 +116,7 @@ pub struct Vitrine {
     libinput: Option<smithay::reexports::input::Libinput>,
     /// The next deadline of all screens and captures.
     alarm: Option<(Time, RegistrationToken)>,
+    flushing: flush::Flushing,
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
     /// The control socket, and what is written in the background.
@@ -210,6 +214,7 @@ impl Vitrine {
             input: Input::new(config.input.clone()),
             libinput: None,
             alarm: None,
+            flushing: flush::Flushing::default(),
             fences: HashMap::new(),
             control: control::Control::default(),
             config,
@@ -241,9 +246,7 @@ impl Vitrine {
         surfaces_changed(self);
         self.refresh_toplevels();
         self.run_screens();
-        if let Err(error) = self.display.flush_clients() {
-            tracing::debug!(target: "vitrine::compositor", %error, "flush");
-        }
+        self.flush();
     }
 
     /// Ends the session with this exit status.

@@ -190,6 +190,9 @@ impl OutputCapture {
             return;
         };
         let generation = self.ring.generation();
+        if !armed.is_empty() {
+            self.note_foreign_changes();
+        }
         for view in View::ALL {
             let pending = self.pending.get_mut(view);
             for rect in *damage.get(view) {

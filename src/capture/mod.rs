@@ -20,6 +20,7 @@ mod ids;
 mod jobs;
 mod latency;
 pub mod lease;
+mod motion;
 mod output_capture;
 mod plain;
 mod requests;
@@ -39,6 +40,7 @@ pub use self::{
     jobs::Completion,
     latency::{Latencies, BOUNDS_MICROS},
     lease::Lease,
+    motion::Motion,
     output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},
     plain::PlainMemory,
     requests::{RequestError, MAX_WAITING},

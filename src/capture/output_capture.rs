@@ -25,6 +25,7 @@ use crate::{
         ids::{ClientId, FrameSeq, RequestId, SessionId, SlotId},
         jobs::Job,
         lease::{Lease, ReleaseQueue},
+        motion::Motion,
         ring::{LeaseId, Limits, Ring, SlotState},
         session::Session,
         stats::{CaptureStats, ClientStats},
@@ -171,6 +172,7 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub struct OutputCapture {
     pub(crate) config: CaptureConfig,
+    pub(crate) motion: Motion,
     pub(crate) refresh: Duration,
     pub(crate) format: Option<FrameFormat>,
     pub(crate) ring: Ring,
@@ -205,6 +207,7 @@ impl OutputCapture {
     ) -> Self {
         let mut capture = Self {
             config,
+            motion: Motion::default(),
             refresh,
             format: None,
             ring: Ring::new(limits(config, refresh)),

@@ -10,6 +10,7 @@ use crate::{
         damage::DamageSet,
         ids::{ClientId, FrameSeq, RequestId, SessionId},
         lease::Lease,
+        motion::Motion,
         output_capture::{CaptureEvent, Demand, OutputCapture, TARGET},
         ring::Holder,
         session::{Session, SessionKind},
@@ -271,6 +272,7 @@ impl OutputCapture {
             SessionKind::Export { .. } if session.requests.len() <= flying => Demand::None,
             SessionKind::Export { .. } => Demand::Now,
             SessionKind::Copy { .. } if flying > 0 && (anew || changing) => Demand::None,
+            SessionKind::Copy { .. } if self.motion == Motion::Full => Demand::Now,
             SessionKind::Copy { .. } if anew || session.is_touched_by(self.pending.get(view)) => {
                 Demand::Now
             }
@@ -298,7 +300,9 @@ impl OutputCapture {
             .jobs
             .iter()
             .filter_map(|job| job.damage.get(view).as_ref());
-        self.pending.get(view).is_empty() && of_commits.into_iter().all(unchanged)
+        self.motion == Motion::Damage
+            && self.pending.get(view).is_empty()
+            && of_commits.into_iter().all(unchanged)
     }
 
     /// A frame was published: it is due to all of its view who wait, and everybody else there has missed its damage.

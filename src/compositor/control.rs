@@ -22,7 +22,7 @@ use crate::{
         },
         ControlSocket,
     },
-    kms::writeback_types::Trust,
+    kms::writeback::Trust,
     metrics::{openmetrics, MetricsFile, Snapshot},
     output::ScreenReport,
 };

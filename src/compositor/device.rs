@@ -24,12 +24,15 @@ use smithay::{
     },
 };
 
-use super::Vitrine;
+use super::{
+    sinks::{motion, pacing},
+    Vitrine,
+};
 use crate::{
     capture::OutputCapture,
     config::{OutputRule, RendererChoice},
     input::outputs_changed,
-    kms::{self, KmsEvent},
+    kms::{self, topology::Sink, KmsEvent},
     output::{describe, Screen, ScreenReport, ScreenSetup},
     protocols,
     render::Renderer,
@@ -45,7 +48,7 @@ pub struct Backend {
     pub session: LibSeatSession,
     /// Screens in the order of the device's connectors.
     pub screens: Vec<Screen>,
-    device: kms::Device,
+    pub(super) device: kms::Device,
     gbm: GbmDevice<DrmDeviceFd>,
     node: PathBuf,
     dev_id: libc::dev_t,
@@ -206,25 +209,18 @@ impl Vitrine {
                 return;
             }
         };
-        let disabled = snapshot
-            .heads()
-            .filter(|head| !self.config.output(&head.name).enabled)
-            .map(|head| head.id)
-            .collect();
         let keep = backend.screens.iter().map(Screen::pair).collect();
-        let preferences = kms::Preferences {
-            keep,
-            disabled,
-            ..Default::default()
-        };
+        let (preferences, foreign) = self.wishes(&snapshot, keep);
         let assignment = kms::assign(&snapshot, &preferences);
         for left_out in &assignment.unassigned {
             tracing::warn!(target: "vitrine::kms", connector = %left_out.name, reason = %left_out.reason, "screen stays dark");
         }
         self.remove_gone(&assignment);
-        for head in &assignment.heads {
-            self.add_screen(head, &snapshot);
+        self.foreign_planes_changed(&preferences.foreign_planes);
+        for sink in assignment.sinks() {
+            self.add_screen(sink, &snapshot, &preferences.foreign_planes);
         }
+        self.offer_leases(&foreign);
         self.place_outputs();
     }
 
@@ -245,28 +241,36 @@ impl Vitrine {
         }
     }
 
-    fn add_screen(&mut self, head: &kms::topology::Head, snapshot: &kms::Snapshot) {
+    fn add_screen(
+        &mut self,
+        sink: Sink<'_>,
+        snapshot: &kms::Snapshot,
+        foreign: &[drm::control::plane::Handle],
+    ) {
         let Some(backend) = self.backend.as_mut() else {
             return;
         };
         if backend
             .screens
             .iter()
-            .any(|screen| screen.pair() == (head.connector, head.crtc))
+            .any(|screen| screen.pair() == (sink.connector(), sink.crtc()))
         {
             return;
         }
-        let rule = self.config.output(&head.name);
-        let Some((output, mode)) = describe(head, snapshot, &rule) else {
+        let rule = self.config.output(sink.name());
+        let Some((output, mode)) = describe(sink, snapshot, &rule) else {
             return;
         };
         let setup = ScreenSetup {
             device: &backend.device,
             gbm: &backend.gbm,
-            head,
+            sink,
+            foreign,
             mode,
             software: matches!(self.renderer, Renderer::Pixman(_)),
             cooling: self.config.capture.cooling,
+            pacing: pacing(&self.config.capture, &rule, &backend.device),
+            hold_refreshes: self.config.capture.hold_refreshes,
             producer: rule.producer.unwrap_or(self.config.capture.producer),
             hardware_cursor: self.config.cursor.hardware,
         };
@@ -276,7 +280,7 @@ impl Vitrine {
                 self.add_output(output, &rule);
             }
             Err(error) => {
-                tracing::error!(target: "vitrine::output", connector = %head.name, %error, "screen cannot be used");
+                tracing::error!(target: "vitrine::output", connector = %sink.name(), %error, "screen cannot be used");
             }
         }
     }
@@ -290,8 +294,9 @@ impl Vitrine {
         let refresh = refresh_of(&output);
         let config = self.capture_config();
         let waker = self.waker();
-        self.captures
-            .insert(output.clone(), OutputCapture::new(config, refresh, waker));
+        let mut capture = OutputCapture::new(config, refresh, waker);
+        capture.set_motion(motion(&self.config.capture, rule));
+        self.captures.insert(output.clone(), capture);
         let at = rule.position.unwrap_or((0, 0));
         self.shell.space.map_output(&output, at);
         self.place_outputs();
@@ -300,6 +305,7 @@ impl Vitrine {
     /// Takes an output away from clients: captures stop, windows move.
     pub fn remove_output(&mut self, output: &Output) {
         protocols::output_gone(self, output);
+        self.close_lease_socket(output);
         self.captures.remove(output);
         self.forget_fences(output);
         self.shell.space.unmap_output(output);
@@ -411,6 +417,9 @@ impl Vitrine {
         };
         for screen in &backend.screens {
             screen.log_summary(&backend.device, self.captures.get(&screen.output));
+        }
+        for output in backend.screens.iter().map(|screen| &screen.output) {
+            self.close_lease_socket(output);
         }
         // Dropping a screen gives it back as it was found; the pipelines go before the device.
         backend.screens.clear();

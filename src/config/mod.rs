@@ -23,7 +23,8 @@ pub use self::{
     error::{ConfigError, Problem},
     values::{
         AccelProfile, DeviceChoice, DmabufTargets, Indicator, KeyboardRepeat, LogTarget, ModeRule,
-        OutputMode, ProducerChoice, RendererChoice, TransformRule,
+        MotionRule, OutputMode, PacingRule, PlaneName, ProducerChoice, RendererChoice, SinkRule,
+        TransformRule,
     },
 };
 
@@ -71,6 +72,17 @@ pub struct CaptureSection {
     pub producer: ProducerChoice,
     /// Whether the copy protocol offers dma-buf targets.
     pub dmabuf: DmabufTargets,
+    /// How display commits and writeback jobs take turns.
+    pub pacing: PacingRule,
+    /// With [`PacingRule::EveryNth`]: a job at most in every n-th commit.
+    pub every_nth: u32,
+    /// [`PacingRule::Pipelined`] also where the driver is not known to bear it.
+    pub pipelined_unlisted: bool,
+    /// So many refreshes may a slow job hold the display now and then, after others were overtaken; 1: never more than
+    /// the usual one.
+    pub hold_refreshes: u32,
+    /// When a frame is captured.
+    pub motion: MotionRule,
     /// Frames that are kept for a look back (0 to 16).
     pub history: usize,
     /// Where they are written; `None`: the state folder.
@@ -89,6 +101,11 @@ impl Default for CaptureSection {
             cooling: Duration::from_millis(2),
             producer: ProducerChoice::Auto,
             dmabuf: DmabufTargets::Auto,
+            pacing: PacingRule::Safe,
+            every_nth: 2,
+            pipelined_unlisted: false,
+            hold_refreshes: 4,
+            motion: MotionRule::Damage,
             history: 0,
             history_dir: None,
             indicator: Indicator::Off,
@@ -111,6 +128,16 @@ pub struct OutputRule {
     pub transform: TransformRule,
     /// Top left corner in logical pixels; `None`: to the right of the outputs before it.
     pub position: Option<(i32, i32)>,
+    /// When a frame of this output is captured; `None`: as `[capture]` says.
+    pub motion: Option<MotionRule>,
+    /// How this output's commits and jobs take turns; `None`: as `[capture]` says.
+    pub pacing: Option<PacingRule>,
+    /// Planes of this output's CRTC that belong to somebody else.
+    pub foreign_planes: Vec<PlaneName>,
+    /// Name of the socket in XDG_RUNTIME_DIR that leases the foreign planes; empty: none.
+    pub lease_socket: String,
+    /// What a writeback connector is for.
+    pub sink: SinkRule,
     /// Where captured frames of this output come from; `None`: as `[capture]` says.
     pub producer: Option<ProducerChoice>,
 }
@@ -124,6 +151,11 @@ impl Default for OutputRule {
             scale: 1.0,
             transform: TransformRule::Normal,
             position: None,
+            motion: None,
+            pacing: None,
+            foreign_planes: Vec::new(),
+            lease_socket: String::new(),
+            sink: SinkRule::Display,
             producer: None,
         }
     }

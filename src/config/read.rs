@@ -15,7 +15,7 @@ use super::{
     schema,
     values::{
         AccelProfile, DeviceChoice, DmabufTargets, Indicator, KeyboardRepeat, LogTarget, ModeRule,
-        ProducerChoice, RendererChoice, TransformRule,
+        MotionRule, PacingRule, PlaneName, ProducerChoice, RendererChoice, SinkRule, TransformRule,
     },
     AppSection, CaptureSection, Config, CursorSection, InputSection, KeyboardSection, LogSection,
     MetricsSection, OutputRule, PointerSection, SeatSection, TouchSection,
@@ -137,6 +137,17 @@ fn capture(table: &Table<'_>) -> CaptureSection {
                 )
             })
             .unwrap_or_default(),
+        pacing: table.get("pacing", pacing).unwrap_or_default(),
+        every_nth: table
+            .get("every_nth", |v| whole(v, 2..=60))
+            .unwrap_or(default.every_nth),
+        pipelined_unlisted: table
+            .get("pipelined_unlisted", boolean)
+            .unwrap_or(default.pipelined_unlisted),
+        hold_refreshes: table
+            .get("hold_refreshes", |v| whole(v, 1..=8))
+            .unwrap_or(default.hold_refreshes),
+        motion: table.get("motion", motion).unwrap_or_default(),
         history: table
             .get("history", |v| count(v, 0..=16))
             .unwrap_or(default.history),
@@ -211,8 +222,68 @@ fn output(table: &Table<'_>) -> Option<OutputRule> {
         transform: table.get("transform", transform).unwrap_or_default(),
         position: table.get("position", |v| auto_or(v, position)).flatten(),
         producer: table.get("producer", output_producer).flatten(),
+        motion: table.get("motion", |v| auto_or(v, motion)).flatten(),
+        pacing: table.get("pacing", |v| auto_or(v, pacing)).flatten(),
+        foreign_planes: table
+            .get("foreign_planes", foreign_planes)
+            .unwrap_or_default(),
+        lease_socket: table.get("lease_socket", file_name).unwrap_or_default(),
+        sink: table.get("sink", sink).unwrap_or_default(),
     };
+    if !rule.lease_socket.is_empty() && rule.connector.contains('*') {
+        table.reject(
+            "lease_socket",
+            format!(
+                "\"lease_socket\" in an [[output]] for \"{}\": one socket is for one output; write the \
+                 connector's whole name",
+                rule.connector
+            ),
+        );
+    }
     connector.map(|_| rule)
+}
+
+fn pacing(value: &Value<'_>) -> Option<PacingRule> {
+    choice(
+        value,
+        &[
+            ("safe", PacingRule::Safe),
+            ("every_nth", PacingRule::EveryNth),
+            ("pipelined", PacingRule::Pipelined),
+        ],
+    )
+}
+
+fn motion(value: &Value<'_>) -> Option<MotionRule> {
+    choice(
+        value,
+        &[("damage", MotionRule::Damage), ("full", MotionRule::Full)],
+    )
+}
+
+fn sink(value: &Value<'_>) -> Option<SinkRule> {
+    choice(
+        value,
+        &[
+            ("display", SinkRule::Display),
+            ("writeback", SinkRule::Writeback),
+        ],
+    )
+}
+
+fn foreign_planes(value: &Value<'_>) -> Option<Vec<PlaneName>> {
+    let list = value.get_ref().as_array()?;
+    let plane = |value: &Value<'_>| match value.get_ref().as_str() {
+        Some(text) => PlaneName::parse(text),
+        None => whole(value, 1..=u32::MAX).map(PlaneName::Id),
+    };
+    let planes: Option<Vec<PlaneName>> = list.iter().map(plane).collect();
+    planes.filter(|planes| planes.len() <= 32)
+}
+
+/// A name directly below a directory, or nothing.
+fn file_name(value: &Value<'_>) -> Option<String> {
+    words(value).filter(|name| !name.contains('/') && name != "." && name != "..")
 }
 
 fn transform(value: &Value<'_>) -> Option<TransformRule> {

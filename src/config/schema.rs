@@ -52,6 +52,10 @@ const fn key(name: &'static str, valid: &'static str) -> Key {
 const BOOLEAN: &str = "true or false";
 const BOOLEAN_OR_AUTO: &str = "true, false or \"auto\"";
 const SANDBOX_NAME: &str = "text that is not empty, \"*\" standing for any characters";
+const PACING: &str = "\"safe\", \"every_nth\" or \"pipelined\"";
+const PACING_OR_AUTO: &str = "\"auto\", \"safe\", \"every_nth\" or \"pipelined\"";
+const MOTION: &str = "\"damage\" or \"full\"";
+const MOTION_OR_AUTO: &str = "\"auto\", \"damage\" or \"full\"";
 const XKB_NAME: &str = "text; \"\" for the system's default";
 
 /// Above the first table header.
@@ -83,6 +87,11 @@ pub const CAPTURE: Section = Section {
         ),
         key("producer", "\"auto\", \"writeback\" or \"render\""),
         key("dmabuf", "\"auto\", \"on\" or \"off\""),
+        key("pacing", PACING),
+        key("every_nth", "a whole number from 2 to 60"),
+        key("pipelined_unlisted", BOOLEAN),
+        key("hold_refreshes", "a whole number from 1 to 8"),
+        key("motion", MOTION),
         key("history", "a whole number from 0 to 16"),
         key("history_dir", "\"auto\" or an absolute path"),
         key("indicator", "\"off\" or \"mark\""),
@@ -138,6 +147,17 @@ pub const OUTPUT: Section = Section {
             "\"normal\", \"90\", \"180\", \"270\", \"flipped\", \"flipped-90\", \"flipped-180\" or \"flipped-270\"",
         ),
         key("position", "\"auto\" or [x, y] with whole numbers from -32768 to 32767"),
+        key("motion", MOTION_OR_AUTO),
+        key("pacing", PACING_OR_AUTO),
+        key(
+            "foreign_planes",
+            "a list of plane ids and names such as [31, \"overlay:0\"], at most 32; [] for none",
+        ),
+        key(
+            "lease_socket",
+            "a file name without slashes such as \"vitrine-lease\"; \"\" for none",
+        ),
+        key("sink", "\"display\" or \"writeback\""),
         key(
             "producer",
             "\"default\", \"auto\", \"writeback\" or \"render\"",

@@ -58,6 +58,28 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
             &["'default'", "'gpu'", "''", "true"],
         ),
         ("[capture]", "dmabuf") => (&["'on'", "'off'"], &["true", "'yes'"]),
+        ("[capture]", "pacing") => (&["'every_nth'", "'pipelined'"], &["'auto'", "2", "'fast'"]),
+        ("[capture]", "every_nth") => (&["3", "60"], &["1", "61", "2.0"]),
+        ("[capture]", "pipelined_unlisted") => (&["true"], &["1", "'yes'"]),
+        ("[capture]", "hold_refreshes") => (&["1", "8"], &["0", "9"]),
+        ("[capture]", "motion") => (&["'full'"], &["'auto'", "true"]),
+        ("[[output]]", "motion") => (&["'damage'", "'full'"], &["true", "'none'"]),
+        ("[[output]]", "pacing") => (&["'safe'", "'every_nth'", "'pipelined'"], &["2", "'fast'"]),
+        ("[[output]]", "foreign_planes") => (
+            &["[31]", "['overlay:0', 4294967295]", "['overlay:63']"],
+            &[
+                "31",
+                "[0]",
+                "[-1]",
+                "['overlay:']",
+                "['overlay:64']",
+                "['overlay:+1']",
+                "['cursor']",
+                "[4294967296]",
+            ],
+        ),
+        ("[[output]]", "lease_socket") => (&["'lease'"], &["'a/b'", "'..'", "1", "\"a\\u0000\""]),
+        ("[[output]]", "sink") => (&["'writeback'"], &["'none'", "false"]),
         ("[capture]", "history") => (&["1", "16"], &["-1", "17", "'4'"]),
         ("[capture]", "history_dir") => (&["'/var/lib/a'"], &["''", "'a'", "1"]),
         ("[capture]", "indicator") => (&["'mark'"], &["true", "'on'"]),
@@ -290,7 +312,8 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
     assert_eq!(
         complaint("[capture]\nring_slots = 3\nqouta = 1\n"),
         "compositor.toml:3: unknown key \"qouta\" in [capture]; valid keys: ring_slots, quota, hold_deadline_ms, \
-         grace_refreshes, cooling_ms, producer, dmabuf, history, history_dir, indicator; did you mean \"quota\"?"
+         grace_refreshes, cooling_ms, producer, dmabuf, pacing, every_nth, pipelined_unlisted, hold_refreshes, \
+         motion, history, history_dir, indicator; did you mean \"quota\"?"
     );
     let far = complaint("[seat]\nwallpaper = 1\n");
     assert_eq!(
@@ -370,6 +393,15 @@ fn a_quota_that_leaves_no_slot_is_refused() {
         "{text}"
     );
     assert!(parse("[capture]\nring_slots = 4\nquota = 3\n").is_ok());
+}
+
+#[test]
+fn a_lease_socket_for_several_outputs_is_refused() {
+    let text = complaint("[[output]]\nconnector = '*'\nlease_socket = 'a'\n");
+    assert!(
+        text.starts_with("compositor.toml:3: \"lease_socket\" in an [[output]] for \"*\""),
+        "{text}"
+    );
 }
 
 #[test]

@@ -48,6 +48,65 @@ pub enum DmabufTargets {
     Off,
 }
 
+/// `capture.pacing`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PacingRule {
+    /// The next commit waits for the end of a writeback job, for a bounded time.
+    #[default]
+    Safe,
+    /// The same, and a job at most in every k-th commit (`capture.every_nth`).
+    EveryNth,
+    /// Commits do not wait, where the driver is known to bear it.
+    Pipelined,
+}
+
+/// `capture.motion`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MotionRule {
+    /// A frame is captured when Vitrine's own picture changed.
+    #[default]
+    Damage,
+    /// While somebody captures, each refresh is a frame.
+    Full,
+}
+
+/// `output.sink`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SinkRule {
+    /// A writeback connector serves the capture of another output.
+    #[default]
+    Display,
+    /// A writeback connector is a screen of its own, that only captures see.
+    Writeback,
+}
+
+/// An entry of `output.foreign_planes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlaneName {
+    /// The kernel's object id.
+    Id(u32),
+    /// `overlay:N`: of the overlay planes that the output's CRTC can show, the one at this position.
+    Overlay(u32),
+}
+
+impl PlaneName {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let number = text.strip_prefix("overlay:")?;
+        let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        let number = plain.then(|| number.parse().ok()).flatten()?;
+        (number < 64).then_some(Self::Overlay(number))
+    }
+}
+
+impl std::fmt::Display for PlaneName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Overlay(number) => write!(f, "overlay:{number}"),
+        }
+    }
+}
+
 /// `output.mode`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ModeRule {

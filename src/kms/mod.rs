@@ -11,18 +11,22 @@
 //! | [`props`], [`request`] | typed properties, typed atomic requests |
 //! | [`io`], [`fault`] | the one ioctl that matters as a trait, and the same with injected faults |
 //! | [`pipeline`], [`pipeline_io`], [`modeset`] | one CRTC: pure states, and the commits that follow from them |
+//! | [`foreign`], `lease` | planes that belong to somebody else |
 //! | [`frame`] | what a CRTC shall show |
-//! | [`writeback`], [`writeback_types`] | pure: may a job be armed, may it be believed |
+//! | [`writeback`], [`drivers`] | pure: may a job be armed, may it be believed |
 //! | [`fence`], [`framebuffer`], [`ring_buffer`], [`canary`] | memory and its completion |
 //! | [`probe`] | what `vitrine probe` prints |
 
 pub mod canary;
 pub mod device;
+pub mod drivers;
 pub mod fault;
 pub mod fence;
+pub mod foreign;
 pub mod frame;
 pub mod framebuffer;
 pub mod io;
+mod lease;
 pub mod mapping;
 mod matching;
 pub mod modeset;
@@ -37,7 +41,6 @@ pub mod snapshot;
 pub mod stats;
 pub mod topology;
 pub mod writeback;
-pub mod writeback_types;
 
 pub use device::{Device, KmsEvent};
 pub use fault::FaultPlan;
@@ -53,7 +56,7 @@ pub use ring_buffer::{Access, RingBuffer};
 pub use snapshot::Snapshot;
 pub use stats::{CrtcStats, Stats};
 pub use topology::{assign, Assignment, Preferences};
-pub use writeback::{ArmKind, JobId, Pacing, Refuse, Verdict};
+pub use writeback::{ArmKind, JobId, Pacing, PacingMode, Refuse, Verdict};
 
 /// Why something around a commit did not work; commits themselves fail with [`CommitError`].
 #[derive(Debug, thiserror::Error)]

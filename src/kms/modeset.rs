@@ -69,7 +69,7 @@ impl Pipeline {
         self.device
             .commit(&request.0, AtomicCommitFlags::ALLOW_MODESET)?;
 
-        self.writeback.committed_without_job();
+        self.writeback.disturbed();
         let config = *self.writeback.config();
         let refresh = refresh_of(&mode);
         let defaults = WritebackConfig::for_refresh(refresh);
@@ -229,7 +229,7 @@ impl Pipeline {
         request.route(connector, attach.then_some(self.crtc.id));
         self.device
             .commit(&request, AtomicCommitFlags::ALLOW_MODESET)?;
-        self.writeback.committed_without_job();
+        self.writeback.disturbed();
         if attach {
             self.writeback.attached(now);
         } else {
@@ -247,11 +247,34 @@ impl Pipeline {
             return Ok(());
         }
         self.state.may_modeset()?;
-        let request = self.off_request();
-        self.device
-            .commit(&request, AtomicCommitFlags::ALLOW_MODESET)?;
+        let off = self.off_request();
+        let taken = self.device.commit(&off, AtomicCommitFlags::ALLOW_MODESET);
+        match taken {
+            Err(error) if error.is_about_configuration() && self.is_shared() => {
+                debug!(target: "vitrine::kms", output = %self.name, %error, "another's plane is on the CRTC; leaving it on");
+                let leave = self.leave_request();
+                self.device
+                    .commit(&leave, AtomicCommitFlags::ALLOW_MODESET)?;
+            }
+            other => {
+                other?;
+            }
+        }
         self.after_off();
         Ok(())
+    }
+
+    /// Takes our own planes off and leaves the CRTC running: a CRTC cannot be switched off under a plane, and the foreign
+    /// ones are not ours to take off.
+    fn leave_request(&self) -> AtomicRequest {
+        let mut request = AtomicRequest::new(self.crtc.id, Counted::Modeset);
+        for props in self.plane_props.values() {
+            request.hide(props);
+        }
+        if let (Some(_), Some(writeback)) = (&self.head, &self.writeback_connector) {
+            request.route(writeback, None);
+        }
+        request
     }
 
     fn off_request(&self) -> AtomicRequest {
@@ -280,7 +303,7 @@ impl Pipeline {
     /// The session lost the device, as at a VT switch. Nothing is committed; jobs in flight are no longer believed.
     pub fn pause(&mut self) {
         self.state.pause();
-        self.writeback.committed_without_job();
+        self.writeback.disturbed();
     }
 
     /// The device is ours again: the full state with a new mode blob and the last frame. `None` if the CRTC was off.

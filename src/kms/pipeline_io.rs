@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use drm::control::{connector, crtc, plane, AtomicCommitFlags, Mode};
+use drm::control::{crtc, plane, AtomicCommitFlags, Mode};
 use drm_fourcc::DrmFourcc;
 use smithay::backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd};
 use tracing::{debug, error, info, warn};
@@ -23,7 +23,7 @@ use super::{
     ring_buffer::{Access, RingBuffer},
     saved::SavedState,
     stats::Counted,
-    topology::{CaptureOnly, Head, Planes},
+    topology::{Head, Planes, Sink},
     writeback::{Action, ArmKind, JobId, Pacing, Refuse, Verdict, Writeback, WritebackConfig},
     Error,
 };
@@ -98,51 +98,26 @@ impl Pipeline {
         head: &Head,
         foreign: &[plane::Handle],
     ) -> Result<Self, Error> {
-        let writeback = head.writeback.connector();
-        let (head_id, name) = (Some(head.connector), head.name.clone());
-        Self::new(
-            device,
-            name,
-            head.crtc,
-            head_id,
-            writeback,
-            &head.planes,
-            foreign,
-        )
+        Self::for_sink(device, Sink::Head(head), foreign)
     }
 
-    /// For a screen that exists only for capture.
+    /// For a screen, or a writeback connector that stands for one. `foreign` are all planes of the device that belong to
+    /// somebody else: they are never part of a commit.
     ///
     /// # Errors
     /// If an object is gone or the driver is not atomic.
-    pub fn for_capture_only(
+    pub fn for_sink(
         device: &Device,
-        only: &CaptureOnly,
-        foreign: &[plane::Handle],
-    ) -> Result<Self, Error> {
-        let (writeback, name) = (Some(only.connector), only.name.clone());
-        Self::new(
-            device,
-            name,
-            only.crtc,
-            None,
-            writeback,
-            &only.planes,
-            foreign,
-        )
-    }
-
-    fn new(
-        device: &Device,
-        name: String,
-        crtc: crtc::Handle,
-        head: Option<connector::Handle>,
-        writeback: Option<connector::Handle>,
-        planes: &Planes,
+        sink: Sink<'_>,
         foreign: &[plane::Handle],
     ) -> Result<Self, Error> {
         let fd = device.fd();
         let connector = |id: Option<_>| id.map(|id| ConnectorProps::read(fd, id)).transpose();
+        let (head, writeback) = match sink {
+            Sink::Head(head) => (Some(head.connector), head.writeback.connector()),
+            Sink::CaptureOnly(only) => (None, Some(only.connector)),
+        };
+        let (crtc, planes) = (sink.crtc(), sink.planes());
         let mut plane_props = HashMap::new();
         for plane in planes.all() {
             plane_props.insert(plane, PlaneProps::read(fd, plane)?);
@@ -151,7 +126,7 @@ impl Pipeline {
         let refresh = std::time::Duration::from_nanos(16_666_667);
         Ok(Self {
             device: device.clone(),
-            name,
+            name: sink.name().to_owned(),
             crtc: CrtcProps::read(fd, crtc)?,
             head: connector(head)?,
             writeback_connector: connector(writeback)?,
@@ -162,7 +137,7 @@ impl Pipeline {
             writeback: Writeback::new(WritebackConfig::for_refresh(refresh)),
             mode: None,
             last: None,
-            saved: SavedState::read(fd, &snapshot, crtc)?,
+            saved: SavedState::read(fd, &snapshot, crtc, foreign)?,
             on_screen: Vec::new(),
             pending: Vec::new(),
             jobs: HashMap::new(),

@@ -10,6 +10,7 @@ use drm_fourcc::DrmModifier;
 
 use super::{
     device::Device,
+    foreign::overlays,
     io::CommitError,
     modeset::refresh_of,
     props::{ConnectorProps, CrtcProps},
@@ -17,7 +18,7 @@ use super::{
     saved::Blob,
     snapshot::{bit, Connector, PlaneKind, Snapshot},
     stats::Counted,
-    topology::{assign, Assignment, Preferences, WritebackClass},
+    topology::{assign, Assignment, Preferences, Sink, WritebackClass},
     Error,
 };
 
@@ -204,6 +205,17 @@ impl ProbeReport {
         }
     }
 
+    /// What `foreign_planes` of which output may call this plane.
+    fn overlay_names(&self, plane: plane::Handle) -> String {
+        let of = |sink: Sink<'_>| {
+            let crtc = sink.crtc();
+            let position = self.snapshot.crtcs.iter().position(|c| c.id == crtc)?;
+            let number = overlays(&self.snapshot, position).position(|o| o.id == plane)?;
+            Some(format!(", overlay:{number} of {}", sink.name()))
+        };
+        self.assignment.sinks().filter_map(of).collect()
+    }
+
     fn planes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = |plane: plane::Handle| u32::from(plane);
         for plane in &self.snapshot.planes {
@@ -223,8 +235,9 @@ impl ProbeReport {
             }
             writeln!(
                 f,
-                "  plane {} ({kind}), CRTCs {}: {}",
+                "  plane {} ({kind}{}), CRTCs {}: {}",
                 id(plane.id),
+                self.overlay_names(plane.id),
                 self.crtcs(plane.possible_crtcs),
                 formats.join(" "),
             )?;

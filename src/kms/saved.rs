@@ -68,7 +68,7 @@ pub struct SavedState {
 }
 
 impl SavedState {
-    /// What `crtc` shows now; none if it is off or shows nothing.
+    /// What `crtc` shows now, but for foreign planes; none if it is off or shows nothing.
     ///
     /// # Errors
     /// If the device is gone.
@@ -76,6 +76,7 @@ impl SavedState {
         fd: &DrmDeviceFd,
         snapshot: &Snapshot,
         crtc: crtc::Handle,
+        foreign: &[plane::Handle],
     ) -> Result<Option<Self>, Error> {
         let props = ObjectProperties::read(fd, crtc)?;
         let (Some(active), Some(mode_id)) = (props.get("ACTIVE"), props.get("MODE_ID")) else {
@@ -103,7 +104,7 @@ impl SavedState {
         for plane in snapshot
             .planes
             .iter()
-            .filter(|plane| plane.crtc == Some(crtc))
+            .filter(|plane| plane.crtc == Some(crtc) && !foreign.contains(&plane.id))
         {
             let props = ObjectProperties::read(fd, plane.id)?;
             let values = PLANE_PROPERTIES.iter().filter_map(|name| props.get(name));

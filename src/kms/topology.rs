@@ -20,8 +20,9 @@ pub struct Preferences {
     pub foreign_planes: Vec<plane::Handle>,
     /// Connectors that shall stay dark, though a screen is there.
     pub disabled: Vec<connector::Handle>,
-    /// Whether CRTCs and writeback connectors left over may become screens that exist only for capture.
-    pub capture_only: bool,
+    /// Writeback connectors that shall be screens of their own, only for capture, if a CRTC is left over for them. They
+    /// serve no other screen.
+    pub capture_only: Vec<connector::Handle>,
 }
 
 /// The planes of one CRTC.
@@ -100,6 +101,49 @@ pub struct CaptureOnly {
     pub planes: Planes,
 }
 
+/// What a CRTC's picture is for: a screen, or a writeback connector that stands for one.
+#[derive(Debug, Clone, Copy)]
+pub enum Sink<'a> {
+    /// Somebody may be in front of it.
+    Head(&'a Head),
+    /// Only captures see it.
+    CaptureOnly(&'a CaptureOnly),
+}
+
+impl<'a> Sink<'a> {
+    /// Its connector.
+    pub fn connector(self) -> connector::Handle {
+        match self {
+            Self::Head(head) => head.connector,
+            Self::CaptureOnly(only) => only.connector,
+        }
+    }
+
+    /// The connector's name.
+    pub fn name(self) -> &'a str {
+        match self {
+            Self::Head(head) => &head.name,
+            Self::CaptureOnly(only) => &only.name,
+        }
+    }
+
+    /// Its CRTC.
+    pub fn crtc(self) -> crtc::Handle {
+        match self {
+            Self::Head(head) => head.crtc,
+            Self::CaptureOnly(only) => only.crtc,
+        }
+    }
+
+    /// Its planes.
+    pub fn planes(self) -> &'a Planes {
+        match self {
+            Self::Head(head) => &head.planes,
+            Self::CaptureOnly(only) => &only.planes,
+        }
+    }
+}
+
 /// A connected screen that stays dark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unassigned {
@@ -123,15 +167,16 @@ pub struct Assignment {
 }
 
 impl Assignment {
+    /// Screens, then those only for capture.
+    pub fn sinks(&self) -> impl Iterator<Item = Sink<'_>> {
+        let heads = self.heads.iter().map(Sink::Head);
+        heads.chain(self.capture_only.iter().map(Sink::CaptureOnly))
+    }
+
     /// Which connector is on which CRTC, for [`Preferences::keep`].
     pub fn pairs(&self) -> Vec<(connector::Handle, crtc::Handle)> {
-        let heads = self.heads.iter().map(|head| (head.connector, head.crtc));
-        heads
-            .chain(
-                self.capture_only
-                    .iter()
-                    .map(|only| (only.connector, only.crtc)),
-            )
+        self.sinks()
+            .map(|sink| (sink.connector(), sink.crtc()))
             .collect()
     }
 }
@@ -199,7 +244,7 @@ fn assign_once(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
     }
 
     // Writeback connectors for those, then planes.
-    let writebacks: Vec<&Connector> = snapshot.writebacks().collect();
+    let writebacks: Vec<&Connector> = work.writebacks_for_screens().collect();
     let clones = best_matching(placed.len(), writebacks.len(), |l, r| {
         let ((head, crtc), writeback) = (placed.get(l)?, writebacks.get(r)?);
         let now_there = i64::from(writeback.crtc == snapshot.crtcs.get(*crtc).map(|c| c.id));
@@ -243,13 +288,11 @@ fn assign_once(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
         });
     }
 
-    if preferences.capture_only {
-        let free: Vec<&Connector> = writebacks
-            .into_iter()
-            .filter(|writeback| !used.contains(&writeback.id) && !writeback.modes.is_empty())
-            .collect();
-        work.place_capture_only(&free, &masks, &mut result);
-    }
+    let only: Vec<&Connector> = snapshot
+        .writebacks()
+        .filter(|writeback| preferences.capture_only.contains(&writeback.id))
+        .collect();
+    work.place_capture_only(&only, &masks, &mut result);
     result
 }
 
@@ -259,7 +302,15 @@ struct Work<'a> {
     used_planes: Vec<plane::Handle>,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    /// Writeback connectors that are not spoken for.
+    fn writebacks_for_screens(&self) -> impl Iterator<Item = &'a Connector> {
+        let own = &self.preferences.capture_only;
+        self.snapshot
+            .writebacks()
+            .filter(|writeback| !own.contains(&writeback.id))
+    }
+
     /// Positions of CRTCs for `connectors`, avoiding the positions in `taken`.
     fn crtcs_for(&self, connectors: &[&Connector], taken: &[usize]) -> Vec<Option<usize>> {
         best_matching(connectors.len(), self.snapshot.crtcs.len(), |l, r| {
@@ -276,8 +327,7 @@ impl Work<'_> {
             let kept = self.preferences.keep.contains(&(connector.id, crtc.id));
             let routed = connector.crtc == Some(crtc.id);
             let clone = self
-                .snapshot
-                .writebacks()
+                .writebacks_for_screens()
                 .any(|writeback| can_clone(connector, writeback, bit(r)));
             // All connectors together must not outweigh one rule above: there are at most 32 CRTCs.
             Some(i64::from(kept) * 10_000 + i64::from(clone) * 100 + i64::from(routed))
@@ -352,22 +402,25 @@ impl Work<'_> {
         result: &mut Assignment,
     ) {
         let crtcs = self.crtcs_for(free, taken);
-        let placed: Vec<(&Connector, usize)> = free
-            .iter()
-            .zip(crtcs)
-            .filter_map(|(&c, crtc)| Some((c, crtc?)))
-            .collect();
+        let mut placed: Vec<(&Connector, usize)> = Vec::new();
+        for (&connector, crtc) in free.iter().zip(crtcs) {
+            match crtc.filter(|_| !connector.modes.is_empty()) {
+                Some(crtc) => placed.push((connector, crtc)),
+                None => result.unassigned.push(not_placed(connector)),
+            }
+        }
         let positions: Vec<usize> = placed.iter().map(|(_, crtc)| *crtc).collect();
         for ((connector, crtc), planes) in placed.iter().zip(self.planes_for(&positions)) {
-            if let (Some(planes), Some(crtc)) = (planes, self.snapshot.crtcs.get(*crtc)) {
-                let (connector, name) = (connector.id, connector.name.clone());
-                result.capture_only.push(CaptureOnly {
-                    connector,
-                    name,
-                    crtc: crtc.id,
-                    planes,
-                });
-            }
+            let (Some(planes), Some(crtc)) = (planes, self.snapshot.crtcs.get(*crtc)) else {
+                result.unassigned.push(not_placed(connector));
+                continue;
+            };
+            result.capture_only.push(CaptureOnly {
+                connector: connector.id,
+                name: connector.name.clone(),
+                crtc: crtc.id,
+                planes,
+            });
         }
     }
 
@@ -385,6 +438,16 @@ impl Work<'_> {
             name: connector.name.clone(),
             reason,
         }
+    }
+}
+
+fn not_placed(connector: &Connector) -> Unassigned {
+    Unassigned {
+        connector: connector.id,
+        name: connector.name.clone(),
+        reason: "no CRTC with a primary plane, or no mode, is left for it as a screen of its own; disable another \
+                 output, or take away its sink = \"writeback\""
+            .to_owned(),
     }
 }
 

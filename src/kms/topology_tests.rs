@@ -101,20 +101,71 @@ fn encoders_that_do_not_clone_leave_a_capture_only_screen() {
     let mut snapshot = vkms(1);
     snapshot.connectors[0].encoders[0].possible_clones = bit(0);
     let preferences = Preferences {
-        capture_only: true,
+        capture_only: vec![id(101)],
         ..Default::default()
     };
     let result = assign(&snapshot, &preferences);
-    assert!(matches!(
-        result.heads[0].writeback,
-        WritebackClass::WritebackOnly { .. }
-    ));
+    assert_eq!(result.heads[0].writeback.connector(), None);
     // The only CRTC is taken by the screen.
     assert!(result.capture_only.is_empty());
+    assert_eq!(result.unassigned[0].connector, id(101));
     snapshot.connectors[0].connected = false;
     let result = assign(&snapshot, &preferences);
     assert!(result.heads.is_empty());
     assert_eq!(result.capture_only[0].crtc, id(1));
+}
+
+#[test]
+fn foreign_planes_are_named_by_id_or_by_position_and_nobody_gets_them() {
+    use crate::{config::PlaneName, kms::foreign::resolve};
+    let mut snapshot = vkms(2);
+    let extra = snapshot.planes.len();
+    snapshot
+        .planes
+        .push(plane(extra, PlaneKind::Overlay, bit(1)));
+    let mut preferences = Preferences::default();
+    let wishes = [
+        (id(100), vec![PlaneName::Overlay(0), PlaneName::Id(999)]),
+        (id(102), vec![PlaneName::Overlay(1), PlaneName::Overlay(2)]),
+    ];
+    let outputs = resolve(&snapshot, &mut preferences, &wishes);
+    let overlay_of_first = snapshot.planes[2].id;
+    assert_eq!(outputs[0].planes, [overlay_of_first]);
+    assert_eq!(outputs[0].unknown, [PlaneName::Id(999)]);
+    assert_eq!(outputs[1].planes, [snapshot.planes[extra].id]);
+    assert_eq!(outputs[1].unknown, [PlaneName::Overlay(2)]);
+    assert_eq!(preferences.foreign_planes.len(), 2);
+    let result = assign(&snapshot, &preferences);
+    assert!(result.heads[0].planes.overlays.is_empty());
+    assert_eq!(result.heads[1].planes.overlays, [snapshot.planes[5].id]);
+    // A plane that is named by its id is foreign to all, whoever names it.
+    let mut preferences = Preferences::default();
+    let by_id = PlaneName::Id(u32::from(snapshot.planes[5].id));
+    resolve(&snapshot, &mut preferences, &[(id(100), vec![by_id])]);
+    let result = assign(&snapshot, &preferences);
+    assert!(!result.heads[1]
+        .planes
+        .overlays
+        .contains(&snapshot.planes[5].id));
+}
+
+#[test]
+fn a_writeback_connector_that_is_a_screen_serves_no_other() {
+    let mut snapshot = vkms(2);
+    snapshot.connectors[2].connected = false;
+    // Every encoder may be cloned with every other, on each CRTC.
+    for encoder in snapshot.connectors.iter_mut().flat_map(|c| &mut c.encoders) {
+        (encoder.possible_crtcs, encoder.possible_clones) = (0b11, 0b1111);
+    }
+    let preferences = Preferences {
+        capture_only: vec![id(101)],
+        ..Default::default()
+    };
+    let result = assign(&snapshot, &preferences);
+    assert_eq!(result.heads[0].writeback.connector(), Some(id(103)));
+    assert_eq!(result.capture_only[0].connector, id(101));
+    assert_ne!(result.capture_only[0].crtc, result.heads[0].crtc);
+    assert_eq!(result.pairs().len(), 2);
 }
 
 #[test]
@@ -259,9 +310,11 @@ fn verify_invariants(snapshot: &Snapshot, preferences: &Preferences, result: &As
         "a connector twice"
     );
     let connected = snapshot.heads().filter(|head| head.connected).count();
+    let own = |c: &&Connector| preferences.capture_only.contains(&c.id);
+    let wanted = connected + snapshot.writebacks().filter(own).count();
     assert_eq!(
-        result.heads.len() + result.unassigned.len(),
-        connected,
+        result.heads.len() + result.capture_only.len() + result.unassigned.len(),
+        wanted,
         "a screen forgotten"
     );
 }
@@ -272,6 +325,8 @@ proptest! {
         snapshot in any_snapshot(), foreign in 0usize..12, capture_only in any::<bool>(),
     ) {
         let foreign_planes = vec![id(200 + foreign)];
+        let all = snapshot.writebacks().map(|writeback| writeback.id);
+        let capture_only = all.filter(|_| capture_only).collect();
         let preferences = Preferences { foreign_planes, capture_only, ..Default::default() };
         verify_invariants(&snapshot, &preferences, &assign(&snapshot, &preferences));
     }

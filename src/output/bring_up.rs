@@ -19,7 +19,7 @@ use super::{
 use crate::{
     capture::{OutputCapture, PerView},
     config::ProducerChoice,
-    kms::{self, modeset::refresh_of, topology::Head, FrameState},
+    kms::{self, modeset::refresh_of, topology::Sink, FrameState},
     render::{Mark, Scene, SceneDamage, SlotDamage, Target},
     time::Time,
 };
@@ -38,13 +38,19 @@ pub struct ScreenSetup<'a> {
     /// Its memory.
     pub gbm: &'a GbmDevice<DrmDeviceFd>,
     /// Connector, CRTC, planes, writeback connector.
-    pub head: &'a Head,
+    pub sink: Sink<'a>,
+    /// Planes of the device that belong to somebody else.
+    pub foreign: &'a [drm::control::plane::Handle],
     /// The mode to set.
     pub mode: drm::control::Mode,
     /// Whether pixels are drawn on the CPU.
     pub software: bool,
     /// The gap between a writeback fence and the next job.
     pub cooling: std::time::Duration,
+    /// How commits and writeback jobs take turns.
+    pub pacing: kms::PacingMode,
+    /// Refreshes that a slow job may hold the display now and then.
+    pub hold_refreshes: u32,
     /// Who is to make captured frames.
     pub producer: ProducerChoice,
     /// Whether the pointer may have a plane of its own.
@@ -71,26 +77,31 @@ impl Screen {
         let ScreenSetup {
             device,
             gbm,
-            head,
+            sink,
+            foreign,
             mode,
             software,
             cooling,
+            pacing,
+            hold_refreshes,
             producer,
             hardware_cursor,
         } = setup;
-        let mut pipeline = kms::Pipeline::for_head(device, head, &[])?;
-        let mut pacing = *pipeline.writeback().config();
-        pacing.cooling.min = cooling;
-        pipeline.configure_writeback(pacing);
+        let mut pipeline = kms::Pipeline::for_sink(device, sink, foreign)?;
+        let mut config = *pipeline.writeback().config();
+        config.cooling.min = cooling;
+        config.pacing = pacing;
+        config.hold_refreshes = hold_refreshes;
+        pipeline.configure_writeback(config);
         let size = (u32::from(mode.size().0), u32::from(mode.size().1));
         let buffers = scanout::allocate(device.fd(), gbm, size, software)?;
-        let cursor = head
-            .planes
+        let cursor = sink
+            .planes()
             .cursor
             .filter(|_| hardware_cursor)
             .and_then(|_| CursorPlane::new(device.fd(), gbm, cursor_size(device.fd())));
         Ok(Self {
-            pair: (head.connector, head.crtc),
+            pair: (sink.connector(), sink.crtc()),
             gbm: gbm.clone(),
             pipeline,
             mode,
@@ -129,6 +140,7 @@ impl Screen {
             paused: false,
             flips: 0,
             missed: 0,
+            yielded: 0,
             output,
         })
     }
@@ -303,6 +315,9 @@ impl Screen {
             delivered = capture.delivered,
             skipped = capture.skipped.wanted(),
             missed = self.missed,
+            overtaken = jobs.overtaken,
+            patient = jobs.patient,
+            yielded = self.yielded,
             lost = jobs.lost,
             late = jobs.late,
             failed = jobs.failed,

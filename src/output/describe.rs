@@ -4,20 +4,20 @@ use smithay::output::{Mode as OutputMode, Output, PhysicalProperties, Scale, Sub
 
 use crate::{
     config::{self, OutputRule},
-    kms::{topology::Head, Snapshot},
+    kms::{topology::Sink, Snapshot},
 };
 
-/// Makes the output of a head and chooses its mode; `None`, with a message, when the rule fits none of its modes and it
+/// Makes the output of a screen and chooses its mode; `None`, with a message, when the rule fits none of its modes and it
 /// has no other.
 pub fn describe(
-    head: &Head,
+    sink: Sink<'_>,
     snapshot: &Snapshot,
     rule: &OutputRule,
 ) -> Option<(Output, drm::control::Mode)> {
     let connector = snapshot
         .connectors
         .iter()
-        .find(|connector| connector.id == head.connector)?;
+        .find(|connector| connector.id == sink.connector())?;
     let modes: Vec<config::OutputMode> = connector.modes.iter().map(plain_mode).collect();
     let mode = match rule
         .mode
@@ -29,7 +29,7 @@ pub fn describe(
             let mode = *connector.modes.first()?;
             tracing::warn!(
                 target: "vitrine::output",
-                connector = %head.name,
+                connector = %sink.name(),
                 wanted = ?rule.mode,
                 used = %mode_name(&mode),
                 "the screen has no such mode; `vitrine probe` lists those that it has"
@@ -40,12 +40,12 @@ pub fn describe(
     let (width, height) = connector.size_mm.unwrap_or((0, 0));
     let side = |mm: u32| i32::try_from(mm).unwrap_or(0);
     let output = Output::new(
-        head.name.clone(),
+        sink.name().to_owned(),
         PhysicalProperties {
             size: (side(width), side(height)).into(),
             subpixel: Subpixel::Unknown,
             make: "Unknown".to_owned(),
-            model: head.name.clone(),
+            model: sink.name().to_owned(),
         },
     );
     for mode in &connector.modes {

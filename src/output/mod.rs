@@ -19,6 +19,7 @@ mod ring;
 mod scanout;
 mod schedule;
 mod screen;
+mod shared;
 mod slot_contents;
 
 use smithay::{

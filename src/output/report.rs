@@ -2,7 +2,7 @@
 
 use super::screen::Screen;
 use crate::capture::View;
-use crate::kms::{self, writeback_types::Trust, writeback_types::WritebackStats, CrtcStats};
+use crate::kms::{self, writeback::Trust, writeback::WritebackStats, CrtcStats};
 
 /// A screen's counters and states.
 #[derive(Debug, Clone, PartialEq, Eq)]

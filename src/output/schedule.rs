@@ -99,6 +99,11 @@ pub fn plan(now: Time, situation: Situation) -> Plan {
         },
         // The connector lost its trust since the demand was asked for.
         Ok(ArmKind::Kick | ArmKind::Canary) => without,
+        // Commits without a job come first, on a still screen as well.
+        Err(Refuse::NotYet) => Plan::Commit {
+            job: None,
+            force: force || writeback == Demand::Now,
+        },
         // The gap is a few milliseconds: shorter than a refresh, so the frame is worth it.
         Err(Refuse::Cooling { until }) if until > now => Plan::Wait(Some(until)),
         Err(Refuse::Cooling { .. } | Refuse::Checking | Refuse::WrongBuffer { .. }) => {
@@ -120,7 +125,11 @@ fn retry_time(writeback: Demand, probing: Probing, arm: Result<ArmKind, Refuse>)
     match arm {
         Err(Refuse::Stalled { until } | Refuse::Cooling { until }) => Some(until),
         Err(
-            Refuse::Detached | Refuse::InFlight | Refuse::Checking | Refuse::WrongBuffer { .. },
+            Refuse::Detached
+            | Refuse::InFlight
+            | Refuse::Checking
+            | Refuse::NotYet
+            | Refuse::WrongBuffer { .. },
         )
         | Ok(ArmKind::Normal | ArmKind::Kick | ArmKind::Canary) => None,
     }
@@ -224,6 +233,26 @@ mod tests {
             ..cooling
         };
         assert_eq!(plan(at(0), unwanted), commit(None, false));
+    }
+
+    #[test]
+    fn where_a_job_is_not_due_yet_the_commits_before_it_are_made() {
+        let early = Situation {
+            arm: Err(Refuse::NotYet),
+            ..idle()
+        };
+        assert_eq!(plan(at(0), early), commit(None, false));
+        let still = Situation {
+            dirty: false,
+            writeback: Demand::Now,
+            ..early
+        };
+        assert_eq!(plan(at(0), still), commit(None, true));
+        let nobody = Situation {
+            writeback: Demand::OnDamage,
+            ..still
+        };
+        assert_eq!(plan(at(0), nobody), Plan::Wait(None));
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub struct Screen {
     pub(super) flips: u64,
     /// Commits without a job although a capture client wanted the frame, because of the writeback connector's state.
     pub(super) missed: u64,
+    /// Commits put off because somebody else's was under way on the CRTC.
+    pub(super) yielded: u64,
 }
 
 /// What a picture changes, in mode pixels.
@@ -471,6 +473,9 @@ impl Screen {
             context.capture.unarm(rendered.job);
         }
         self.uncommitted = Some(picture.changes);
+        if matches!(error, CommitError::Busy) && self.pipeline.is_shared() {
+            return self.yield_to_foreign_commit(context.now, step);
+        }
         self.failures += 1;
         match error {
             CommitError::NotMaster => {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A pointer of this size and colour that points with this pixel, at that place.
-fn pointer(
+pub fn pointer(
     size: (u32, u32),
     pixel: u32,
     hotspot: (i32, i32),
@@ -37,7 +37,7 @@ fn pointer(
 const RED: u32 = 0x80ff_0000;
 const BLUE: u32 = 0xff00_00ff;
 
-fn cursor_session(client: &Client, nth_output: usize) -> CursorSession {
+pub fn cursor_session(client: &Client, nth_output: usize) -> CursorSession {
     let seat: WlSeat = client.bind(5);
     let pointer: WlPointer = seat.get_pointer(&client.handle(), ());
     let manager: CopyManager = client.bind(1);
@@ -49,7 +49,7 @@ fn cursor_session(client: &Client, nth_output: usize) -> CursorSession {
     session
 }
 
-fn capture_session(client: &Client, cursor: &CursorSession) -> Session {
+pub fn capture_session(client: &Client, cursor: &CursorSession) -> Session {
     cursor.get_capture_session(&client.handle(), ())
 }
 

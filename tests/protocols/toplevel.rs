@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A client and the windows that it was told of.
-fn listing(server: &mut Server) -> (Client, Vec<Toplevel>) {
+pub fn listing(server: &mut Server) -> (Client, Vec<Toplevel>) {
     let mut client = Client::new(server);
     let list: ToplevelList = client.bind(1);
     client.roundtrip(server);
@@ -33,7 +33,7 @@ fn listing(server: &mut Server) -> (Client, Vec<Toplevel>) {
     (client, toplevels)
 }
 
-fn source(client: &Client, toplevel: &Toplevel) -> Source {
+pub fn source(client: &Client, toplevel: &Toplevel) -> Source {
     let manager: ToplevelSourceManager = client.bind(1);
     manager.create_source(toplevel, &client.handle(), ())
 }

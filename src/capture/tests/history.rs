@@ -68,10 +68,16 @@ fn it_is_never_late_and_never_taken_from() {
         commit(&mut capture, job);
     }
     let frames = kept(&capture);
+    assert_eq!(capture.next_deadline(), None);
     // Hours later.
     assert!(capture.poll(ms(9_999_999)).is_empty());
     assert_eq!(kept(&capture), frames);
-    assert_eq!(capture.next_deadline(), None);
+    let next = commit(&mut capture, 1_000_000).unwrap();
+    assert_eq!(
+        kept(&capture).last(),
+        Some(&next),
+        "it is overdue like a client"
+    );
 }
 
 #[test]

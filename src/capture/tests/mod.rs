@@ -12,6 +12,7 @@ mod damage;
 mod history;
 mod liveness;
 mod model;
+mod motion;
 mod ring;
 mod rules;
 

@@ -19,12 +19,25 @@
 //!                     Stalled(back-off) --a good probe--> Probation
 //! ```
 //!
-//! The display has priority: a late fence delays the next commit by at most [`WritebackConfig::hold`] after the flip. The
-//! commit then overtakes the job; what the fence says later is not believed.
+//! The display has priority: a late fence delays the next commit by at most [`WritebackConfig::hold`] after the flip, and now
+//! and then by some refreshes (`pacing`). The commit then overtakes the job; what the fence says later is not believed.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | here | one job's way: armed, flipped, signalled, overdue |
+//! | [`pacing`] | when a job may go along, how long the display waits for it |
+//! | `trust` | what lost jobs and probes mean for the connector |
+//! | `types` | parameters, questions, answers, counters |
+
+pub mod pacing;
+mod trust;
+mod types;
 
 use std::time::Duration;
 
-pub use super::writeback_types::{
+pub use pacing::PacingMode;
+use pacing::Turns;
+pub use types::{
     Action, ArmKind, Cooling, JobId, Pacing, Refuse, Trust, Verdict, Why, WritebackConfig,
     WritebackStats,
 };
@@ -79,6 +92,7 @@ pub struct Writeback {
     rounds: u32,
     failures: u32,
     last_flip: Option<Time>,
+    turns: Turns,
     /// What the next [`Writeback::tick`] tells.
     actions: Vec<Action>,
     stats: WritebackStats,
@@ -95,6 +109,7 @@ impl Writeback {
             rounds: 0,
             failures: 0,
             last_flip: None,
+            turns: Turns::default(),
             actions: Vec::new(),
             stats: WritebackStats::default(),
         }
@@ -162,6 +177,12 @@ impl Writeback {
             Engine::Detached => return Err(Refuse::Detached),
             Engine::InFlight(_) => return Err(Refuse::InFlight),
             Engine::Checking { .. } => return Err(Refuse::Checking),
+            // Probes are rare, and what they find is waited for.
+            Engine::Idle { .. }
+                if self.trust == Trust::Trusted && self.turns.too_early(self.config.pacing) =>
+            {
+                return Err(Refuse::NotYet)
+            }
             Engine::Idle { ready } if now < ready => return Err(Refuse::Cooling { until: ready }),
             Engine::Idle { .. } => {}
         }
@@ -178,6 +199,9 @@ impl Writeback {
     pub fn armed(&mut self, job: JobId, kind: ArmKind, now: Time) {
         debug_assert_eq!(self.may_arm(now), Ok(kind));
         self.stats.jobs += 1;
+        self.turns.armed();
+        let patient = self.turns.is_patient() && self.hold() > self.config.hold;
+        self.stats.patient += u64::from(patient);
         match kind {
             ArmKind::Normal => {}
             ArmKind::Kick | ArmKind::Canary => self.stats.probes += 1,
@@ -212,6 +236,7 @@ impl Writeback {
 
     /// Whether the display's next commit may go, once the flip event is there. It never has to wait for cooling.
     pub fn may_commit(&self, now: Time) -> Pacing {
+        let hold = self.hold();
         match self.engine {
             Engine::InFlight(Flight {
                 flip: None,
@@ -222,8 +247,8 @@ impl Writeback {
                 flip: Some(flip),
                 tainted: false,
                 ..
-            }) if now < flip.told + self.config.hold => Pacing::Wait {
-                until: Some(flip.told + self.config.hold),
+            }) if now < flip.told + hold => Pacing::Wait {
+                until: Some(flip.told + hold),
             },
             Engine::InFlight(_)
             | Engine::Detached
@@ -232,12 +257,43 @@ impl Writeback {
         }
     }
 
-    /// A commit on the CRTC succeeded that did not carry a job (or another master may have made one). A job in flight is
-    /// overtaken; [`Writeback::tick`] tells it.
+    /// How long after its flip the job in flight may hold the next commit.
+    fn hold(&self) -> Duration {
+        let WritebackConfig {
+            pacing,
+            hold,
+            refresh,
+            hold_refreshes,
+            ..
+        } = self.config;
+        match pacing {
+            PacingMode::Safe | PacingMode::EveryNth(_) => {
+                self.turns.hold(hold, refresh, hold_refreshes)
+            }
+            PacingMode::Pipelined => Duration::ZERO,
+        }
+    }
+
+    /// A commit on the CRTC succeeded that did not carry a job. A job in flight is overtaken, unless the driver is one that
+    /// bears it; [`Writeback::tick`] tells it.
     pub fn committed_without_job(&mut self) {
+        self.turns.plain_commit();
+        let flipped = matches!(self.engine, Engine::InFlight(Flight { flip: Some(_), .. }));
+        if self.config.pacing != PacingMode::Pipelined || !flipped {
+            self.overtaken();
+        }
+    }
+
+    /// Something happened to the CRTC that no job survives: a modeset, or another master may have been there.
+    pub fn disturbed(&mut self) {
+        self.overtaken();
+    }
+
+    fn overtaken(&mut self) {
         if let Engine::InFlight(flight) = &mut self.engine {
             if !flight.tainted {
                 flight.tainted = true;
+                self.turns.overtaken();
                 self.stats.overtaken += 1;
                 self.actions.push(Action::Quarantine(flight.job));
             }
@@ -291,6 +347,7 @@ impl Writeback {
         match (flight.kind, flight.flip) {
             (ArmKind::Normal, Some(flip)) if in_time && self.trust == Trust::Trusted => {
                 self.failures = 0;
+                self.turns.ended_in_time();
                 self.stats.published += 1;
                 Verdict::Publish {
                     job,
@@ -307,42 +364,6 @@ impl Writeback {
                 Verdict::Discard(job, Why::Late)
             }
         }
-    }
-
-    /// Whether the canary of a probe was gone. What follows is told by [`Writeback::tick`].
-    pub fn canary_result(&mut self, job: JobId, gone: bool, now: Time) {
-        match self.engine {
-            Engine::Checking {
-                job: checked,
-                ready,
-            } if checked == job => {
-                self.engine = Engine::Idle { ready };
-            }
-            Engine::Checking { .. }
-            | Engine::Detached
-            | Engine::Idle { .. }
-            | Engine::InFlight(_) => return,
-        }
-        if !gone {
-            return self.stall(now);
-        }
-        let passed = match self.trust {
-            Trust::Trusted => return,
-            Trust::Probation { passed, .. } => passed + 1,
-            Trust::Stalled { .. } => 1,
-        };
-        if passed < self.config.probes {
-            self.trust = Trust::Probation {
-                passed,
-                kick: false,
-            };
-            return;
-        }
-        self.trust = Trust::Trusted;
-        self.rounds = 0;
-        self.failures = 0;
-        self.stats.recoveries += 1;
-        self.actions.push(Action::Recovered);
     }
 
     /// Looks at the deadline and tells what happened since the last call. Ask the kernel for the fence's status and call
@@ -411,7 +432,7 @@ impl Writeback {
         match self.engine {
             Engine::Detached | Engine::Checking { .. } => None,
             Engine::InFlight(flight) => {
-                let hold = flight.flip.map(|flip| flip.told + self.config.hold);
+                let hold = flight.flip.map(|flip| flip.told + self.hold());
                 let hold = hold.filter(|&hold| !flight.tainted && hold > now);
                 Some(hold.map_or(self.deadline(flight), |hold| {
                     hold.min(self.deadline(flight))
@@ -446,48 +467,6 @@ impl Writeback {
         ready
     }
 
-    /// A job that may have shifted the FIFO: the next ones are probes, and those so far in a row do not count.
-    fn distrust(&mut self, lost: JobId) {
-        match &mut self.trust {
-            Trust::Trusted => {
-                self.trust = Trust::Probation {
-                    passed: 0,
-                    kick: true,
-                };
-                self.actions.push(Action::Suspect { lost });
-            }
-            Trust::Probation { passed, .. } => *passed = 0,
-            Trust::Stalled { .. } => {}
-        }
-    }
-
-    /// A probe that proves nothing, neither way.
-    fn unproven(&mut self, now: Time) {
-        match &mut self.trust {
-            Trust::Trusted => {}
-            Trust::Probation { passed, .. } => *passed = 0,
-            Trust::Stalled { until, .. } => *until = now + self.config.backoff,
-        }
-    }
-
-    fn stall(&mut self, now: Time) {
-        let doubled = self
-            .config
-            .backoff
-            .saturating_mul(1u32.checked_shl(self.rounds).unwrap_or(u32::MAX));
-        let until = now + doubled.min(self.config.backoff_max);
-        self.rounds = self.rounds.saturating_add(1);
-        self.stats.stalls += 1;
-        self.trust = Trust::Stalled {
-            until,
-            rounds: self.rounds,
-        };
-        self.actions.push(Action::Stalled {
-            until,
-            rounds: self.rounds,
-        });
-    }
-
     /// Panics if the machine contradicts itself; for tests.
     #[cfg(test)]
     pub fn verify_invariants(&self, now: Time) {
@@ -506,7 +485,7 @@ impl Writeback {
         }
         if let Pacing::Wait { until: Some(until) } = self.may_commit(now) {
             assert!(
-                until.saturating_since(now) <= self.config.hold,
+                until.saturating_since(now) <= self.hold(),
                 "the display waits too long"
             );
         }
@@ -516,5 +495,4 @@ impl Writeback {
 }
 
 #[cfg(test)]
-#[path = "writeback_tests.rs"]
 mod tests;

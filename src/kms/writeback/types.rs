@@ -3,6 +3,7 @@
 
 use std::{fmt, time::Duration};
 
+use super::pacing::PacingMode;
 use crate::time::Time;
 
 /// Number of a writeback job; unique per connector for the life of the process. Given by the caller, growing.
@@ -31,8 +32,12 @@ pub struct Cooling {
 pub struct WritebackConfig {
     /// Time between two refreshes.
     pub refresh: Duration,
+    /// How commits and jobs take turns.
+    pub pacing: PacingMode,
     /// How long after the flip a missing fence may delay the next commit.
     pub hold: Duration,
+    /// So many refreshes instead, at most once in four jobs, when jobs are overtaken one after the other.
+    pub hold_refreshes: u32,
     /// Gap before the next job.
     pub cooling: Cooling,
     /// How long after the flip a fence may take before its job counts as lost.
@@ -50,7 +55,9 @@ impl WritebackConfig {
     pub fn for_refresh(refresh: Duration) -> Self {
         Self {
             refresh,
+            pacing: PacingMode::Safe,
             hold: refresh,
+            hold_refreshes: 4,
             cooling: Cooling {
                 min: Duration::from_millis(2),
                 until_refresh: false,
@@ -89,6 +96,8 @@ pub enum Refuse {
     },
     /// A probe's canary has not been looked at.
     Checking,
+    /// The pacing wants more commits without a job first.
+    NotYet,
     /// The buffer is one for clients where a probe is due, or the other way round.
     WrongBuffer {
         /// The kind of job that may be armed.
@@ -203,6 +212,8 @@ pub struct WritebackStats {
     pub lost: u64,
     /// Commits that overtook a job.
     pub overtaken: u64,
+    /// Jobs that were given more time after others were overtaken.
+    pub patient: u64,
     /// Times that the connector became stalled.
     pub stalls: u64,
     /// Times that it recovered.

@@ -1,0 +1,321 @@
+//! Planes that belong to somebody else: a second process with a DRM lease shows its own pictures on an overlay plane.
+
+use std::{collections::BTreeMap, fs::File, os::fd::AsFd, process::Command, time::Duration};
+
+use drm::control::{plane, Device as _, PlaneType};
+
+use crate::{
+    clients::{
+        clock, copy_capture::words, programs, Client, CopySession, Exporter, Holding, MemoryKind,
+    },
+    machine::{self, Guest, Machine, Output, Proc, Signal, SECOND},
+    stage::{Setup, Stage},
+};
+
+/// Where the other's square is, and its side.
+const AT: (u32, u32) = (320, 240);
+const SIDE: u32 = 64;
+
+fn machine() -> Machine {
+    Machine::default().output(Output::new().overlays(2))
+}
+
+fn setup(motion: &str) -> Setup {
+    Setup::default().config(&format!(
+        "[[output]]\nconnector = \"Virtual-1\"\nmode = \"640x480\"\nmotion = \"{motion}\"\n\
+         foreign_planes = [\"overlay:1\"]\nlease_socket = \"vitrine-lease\"\n"
+    ))
+}
+
+/// The other process.
+struct Other {
+    process: Proc,
+    out: std::path::PathBuf,
+}
+
+impl Other {
+    fn start(stage: &Stage<'_>, arguments: &[&str]) -> Self {
+        let out = stage.guest.out().join("foreign.txt");
+        let mut command: Command = programs::command("foreign-plane").unwrap();
+        command.args(["--x", &AT.0.to_string(), "--y", &AT.1.to_string()]);
+        command
+            .args(["--size", &SIDE.to_string(), "--out"])
+            .arg(&out);
+        command.args(arguments);
+        Self {
+            process: stage.spawn("foreign", command),
+            out,
+        }
+    }
+
+    /// Its pictures with the times of their flips, and how often it was sent to wait.
+    fn shown(&self) -> (Vec<(u32, Duration)>, u64) {
+        let text = std::fs::read_to_string(&self.out).unwrap_or_default();
+        let mut refused = 0;
+        let mut shown = Vec::new();
+        for line in text.lines() {
+            let numbers: Vec<u64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
+            shown.push((numbers[0] as u32, Duration::from_nanos(numbers[1])));
+            refused += numbers[2];
+        }
+        (shown, refused)
+    }
+}
+
+/// The picture in the other's square; none before the first. All of the square is one picture, and what is around it is not
+/// of the other.
+fn foreign_picture(words: &[u32], width: u32) -> Option<u32> {
+    let at = |x: u32, y: u32| words[(y * width + x) as usize] & 0x00ff_ffff;
+    let first = at(AT.0, AT.1);
+    if first >> 16 != 0x77 {
+        return None;
+    }
+    for y in AT.1..AT.1 + SIDE {
+        for x in AT.0..AT.0 + SIDE {
+            assert_eq!(at(x, y), first, "two pictures in one frame, at {x}, {y}");
+        }
+    }
+    assert_ne!(
+        at(AT.0 - 1, AT.1),
+        first,
+        "the picture is larger than its plane"
+    );
+    Some(first & 0xffff)
+}
+
+fn overlays(guest: &Guest) -> Vec<(plane::Handle, bool)> {
+    struct Card(File);
+    impl AsFd for Card {
+        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+    impl drm::Device for Card {}
+    impl drm::control::Device for Card {}
+    let card = Card(File::open(guest.card()).unwrap());
+    drm::Device::set_client_capability(&card, drm::ClientCapability::UniversalPlanes, true)
+        .unwrap();
+    let kind = |plane| {
+        let values = card.get_properties(plane).unwrap();
+        let mut values = values.iter();
+        let kind = values.find(|(id, _)| card.get_property(**id).unwrap().name() == c"type");
+        *kind.unwrap().1
+    };
+    let planes = card.plane_handles().unwrap().into_iter();
+    planes
+        .filter(|plane| kind(*plane) == PlaneType::Overlay as u64)
+        .map(|plane| {
+            (
+                plane,
+                card.get_plane(plane).unwrap().framebuffer().is_some(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn full_motion_captures_each_picture_that_another_process_shows_on_its_plane() {
+    const PICTURES: u32 = 12;
+    machine::boot(machine(), |guest| {
+        let stage = setup("full").start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 7).unwrap();
+        let output = client.output(None).unwrap();
+        let session = CopySession::open(&mut client, &output, true).unwrap();
+        let buffer = session.buffer(&mut client, MemoryKind::Shm).unwrap();
+        let (width, height) = (buffer.width, buffer.height);
+        let mut other = Other::start(&stage, &["--pictures", "12", "--interval", "250"]);
+        let mut seen: BTreeMap<u32, Duration> = BTreeMap::new();
+        let (mut frames, mut last) = (0, 0);
+        let end = clock::now() + SECOND * 60;
+        while last < PICTURES {
+            assert!(clock::now() < end, "saw {seen:?} in {frames} frames");
+            let frame = session.capture(&mut client, &buffer, &[]).unwrap().frame();
+            frames += 1;
+            let picture = foreign_picture(&words(&buffer.read(<[u8]>::to_vec)), width);
+            assert_eq!((width, height), (640, 480));
+            assert_eq!(frame.damage.len(), 1, "not damaged all over");
+            if let Some(picture) = picture {
+                assert!(picture >= last, "picture {picture} after {last}");
+                seen.entry(picture).or_insert(frame.presented);
+                last = picture;
+            }
+        }
+        other.process.wait_success(SECOND * 20);
+        let (shown, refused) = other.shown();
+        assert_eq!(shown.len(), PICTURES as usize);
+        let numbers: Vec<u32> = seen.keys().copied().collect();
+        assert_eq!(numbers, (1..=PICTURES).collect::<Vec<_>>());
+        // A frame never shows a picture before it was on the screen.
+        for (n, time) in shown {
+            assert!(seen[&n] >= time, "picture {n} was captured before its flip");
+        }
+        let summary = stage.finish("Virtual-1");
+        println!("{frames} frames, the other was refused {refused} times; {summary:?}");
+        assert_eq!(summary.get("modesets"), 1);
+        assert_eq!(summary.get("lost"), 0);
+    });
+}
+
+#[test]
+fn another_process_that_commits_all_the_time_stops_neither_display_nor_capture() {
+    machine::boot(machine(), |guest| {
+        let stage = setup("damage").start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        let other = Other::start(&stage, &["--pictures", "100000", "--interval", "0"]);
+        machine::wait_until("the other's pictures", SECOND * 30, || {
+            other.shown().0.len() > 20
+        });
+        let mut watcher: Client = stage.client();
+        let output = watcher.output(None).unwrap();
+        let stats = std::thread::scope(|scope| {
+            let watching = scope.spawn(|| {
+                let exporter = Exporter::new(&watcher).unwrap();
+                exporter.run(
+                    &mut watcher,
+                    &output,
+                    Holding::ReleaseAtOnce,
+                    SECOND * 20,
+                    |stats, _| stats.frames >= 20,
+                )
+            });
+            for n in 0..40 {
+                painter.flip(&mut client, n).unwrap();
+                painter.wait_frame(&mut client).unwrap();
+            }
+            watching.join().unwrap()
+        });
+        assert!(stats.unwrap().frames >= 20);
+        let last = painter.feedback().len() - 1;
+        painter.wait_shown(&mut client, last).unwrap();
+        let (shown, refused) = other.shown();
+        let summary = stage.finish("Virtual-1");
+        println!(
+            "the other showed {} and was refused {refused} times; {summary:?}",
+            shown.len()
+        );
+        assert_eq!(summary.get("modesets"), 1);
+    });
+}
+
+#[test]
+fn a_foreign_plane_stays_on_the_screen_when_vitrine_leaves() {
+    machine::boot(machine(), |guest| {
+        let stage = setup("damage").start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        let mut other = Other::start(&stage, &["--pictures", "3", "--interval", "0", "--stay"]);
+        other.process.wait_log("all shown", SECOND * 30);
+        let shows = |guest: &Guest| -> Vec<bool> {
+            overlays(guest)
+                .into_iter()
+                .map(|(_, shows)| shows)
+                .collect()
+        };
+        assert_eq!(shows(guest), [false, true]);
+        // A second process gets no second lease, and is told so.
+        let mut second = Other::start(&stage, &["--pictures", "1"]);
+        assert!(!second.process.wait_exit(SECOND * 20).success());
+        assert!(
+            second.process.log().contains("error:"),
+            "{}",
+            second.process.log()
+        );
+        stage.finish("Virtual-1");
+        assert_eq!(shows(guest), [false, true], "Vitrine touched it at exit");
+        let socket = std::env::var_os("XDG_RUNTIME_DIR").unwrap();
+        let socket = std::path::Path::new(&socket).join("vitrine-lease");
+        assert!(!socket.exists(), "the socket is left behind");
+        other.process.signal(Signal::KILL);
+        other.process.wait_exit(SECOND * 10);
+    });
+}
+
+/// The same without a compositor: whatever happens to the CRTC, a plane on it that is not ours stays as it is.
+#[test]
+fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
+    use vitrine::{
+        kms::{
+            assign, Access, Device, FaultPlan, FrameState, Pipeline, PlaneUpdate, Preferences,
+            ProbeReport, RingBuffer,
+        },
+        time::Time,
+    };
+    machine::boot(machine().services(false), |guest| {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(guest.card())
+            .unwrap();
+        let fd = smithay::backend::drm::DrmDeviceFd::new(std::os::fd::OwnedFd::from(file).into());
+        let device = Device::new(fd, FaultPlan::default()).unwrap();
+        let gbm = smithay::backend::allocator::gbm::GbmDevice::new(device.fd().clone()).unwrap();
+        let buffer = |w, h| {
+            let fourcc = drm_fourcc::DrmFourcc::Xrgb8888;
+            RingBuffer::allocate(&gbm, w, h, fourcc, Access::ReadWrite).unwrap()
+        };
+        let whole = |buffer: &RingBuffer, at| PlaneUpdate::whole(buffer.framebuffer().clone(), at);
+        let snapshot = device.snapshot(true).unwrap();
+        let mode = |size: (u16, u16)| {
+            let mut modes = snapshot
+                .connectors
+                .iter()
+                .flat_map(|connector| &connector.modes);
+            *modes.find(|mode| mode.size() == size).unwrap()
+        };
+
+        // `vitrine probe` says how the planes are called.
+        let probe = ProbeReport::new(&device, &Preferences::default()).unwrap();
+        let probe = probe.to_string();
+        for name in [
+            "(overlay, overlay:0 of Virtual-1)",
+            "(overlay, overlay:1 of Virtual-1)",
+        ] {
+            assert!(probe.contains(name), "{probe}");
+        }
+
+        // Somebody shows something on the first overlay plane.
+        let mine = assign(&snapshot, &Preferences::default());
+        let overlay = mine.heads[0].planes.overlays[0];
+        let mut first = Pipeline::for_head(&device, &mine.heads[0], &[]).unwrap();
+        let (small, other) = (buffer(640, 480), buffer(64, 64));
+        let mut frame = FrameState::primary(whole(&small, (0, 0)));
+        frame.overlays.push((overlay, whole(&other, (10, 10))));
+        first
+            .modeset(mode((640, 480)), &frame, Time::now())
+            .unwrap();
+        let shown = || {
+            let plane = device.fd().get_plane(overlay).unwrap();
+            (plane.crtc(), plane.framebuffer())
+        };
+        let before = shown();
+        assert!(before.1.is_some());
+
+        // We start, with another mode, and reset everything, and leave.
+        let preferences = Preferences {
+            foreign_planes: vec![overlay],
+            ..Default::default()
+        };
+        let snapshot = device.snapshot(true).unwrap();
+        let ours = assign(&snapshot, &preferences);
+        assert!(ours.heads[0].planes.all().all(|plane| plane != overlay));
+        let foreign = &preferences.foreign_planes;
+        let mut second = Pipeline::for_head(&device, &ours.heads[0], foreign).unwrap();
+        let large = buffer(800, 600);
+        let frame = FrameState::primary(whole(&large, (0, 0)));
+        second
+            .modeset(mode((800, 600)), &frame, Time::now())
+            .unwrap();
+        assert_eq!(shown(), before, "at the modeset");
+        second.disable().unwrap();
+        assert_eq!(shown(), before, "when all is reset");
+        second
+            .modeset(mode((800, 600)), &frame, Time::now())
+            .unwrap();
+        drop(second);
+        assert_eq!(shown(), before, "at exit");
+        // What was on the screen before us is there again, so there is nothing more to be given back.
+        std::mem::forget(first);
+    });
+}

@@ -1,0 +1,260 @@
+//! How display and writeback jobs take turns, where the two do not go together easily.
+
+use std::{collections::HashMap, time::Duration};
+
+use crate::{
+    clients::{
+        presentation::Shown, Client, ExportedFrame, Exporter, OutputInfo, Painter, PainterOptions,
+        Rect,
+    },
+    film::Film,
+    machine::{self, Machine, SECOND},
+    stage::{Setup, Stage, Summary},
+};
+
+/// A strip at the top of the screen in one colour, its number: quick to draw, so that the animation runs at full rate on a
+/// screen of any size.
+struct Strip {
+    client: Client,
+    painter: Painter,
+    next: u32,
+}
+
+const STRIP_LINES: u32 = 2;
+
+impl Strip {
+    fn open(stage: &Stage<'_>) -> Self {
+        let options = PainterOptions {
+            buffers: 3,
+            ..Default::default()
+        };
+        let (client, painter) = stage.painter_with(options);
+        let mut strip = Self {
+            client,
+            painter,
+            next: 1,
+        };
+        // Each buffer is touched once: the first writes are slow.
+        for _ in 0..10 {
+            strip.turn(true);
+        }
+        strip
+    }
+
+    fn turn(&mut self, wait: bool) {
+        if wait {
+            self.painter.wait_frame(&mut self.client).unwrap();
+        } else {
+            let time = Duration::from_micros(500);
+            self.client.dispatch_for(time).unwrap();
+        }
+        if !self.painter.is_frame_done() {
+            return;
+        }
+        let (n, size) = (self.next, self.painter.size());
+        let strip = Rect {
+            x: 0,
+            y: 0,
+            width: size.0 as i32,
+            height: STRIP_LINES as i32,
+        };
+        let draw = |bytes: &mut [u8], stride: u32| {
+            let lines = bytes.chunks_exact_mut(stride as usize);
+            for line in lines.take(STRIP_LINES as usize) {
+                for pixel in line.chunks_exact_mut(4) {
+                    pixel.copy_from_slice(&(n | 0xff00_0000).to_le_bytes());
+                }
+            }
+        };
+        let client = &mut self.client;
+        let shown = self.painter.show_bytes(client, n, size, Some(strip), draw);
+        shown.unwrap();
+        self.next += 1;
+    }
+
+    fn shown(&self) -> Vec<(Duration, u32)> {
+        let feedback = self.painter.feedback();
+        let shown = feedback.iter().filter_map(|f| match f.shown {
+            Shown::Presented { time, .. } => Some((time, f.n)),
+            Shown::Waiting | Shown::Discarded => None,
+        });
+        shown.collect()
+    }
+}
+
+/// Takes frames with three requests open.
+struct Camera {
+    client: Client,
+    output: OutputInfo,
+    exporter: Exporter,
+    open: std::collections::VecDeque<ExportedFrame>,
+    mapped: HashMap<u64, crate::clients::export_dmabuf::MappedFrame>,
+    taken: Vec<(Duration, u32)>,
+}
+
+impl Camera {
+    fn open(stage: &Stage<'_>) -> Self {
+        let client = stage.client();
+        Self {
+            output: client.output(None).unwrap(),
+            exporter: Exporter::new(&client).unwrap(),
+            client,
+            open: std::collections::VecDeque::new(),
+            mapped: HashMap::new(),
+            taken: Vec::new(),
+        }
+    }
+
+    fn turn(&mut self) {
+        let time = Duration::from_micros(500);
+        self.client.dispatch_for(time).unwrap();
+        while self.open.len() < 3 {
+            let asked = self.exporter.request(&mut self.client, &self.output, true);
+            self.open.push_back(asked.unwrap());
+        }
+        if !self.open.front().is_some_and(ExportedFrame::is_ready) {
+            return;
+        }
+        let frame = self.open.pop_front().unwrap();
+        let mapped = self.mapped.entry(frame.buffer_id());
+        let mapped = mapped.or_insert_with(|| frame.map().unwrap());
+        let width = frame.size().0 as usize;
+        let n = mapped.read(|bytes, stride| {
+            let pixel = |x: usize, y: usize| {
+                let at = y * stride as usize + x * 4;
+                u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], 0])
+            };
+            let corners = [
+                pixel(0, 0),
+                pixel(width - 1, 0),
+                pixel(0, 1),
+                pixel(width - 1, 1),
+            ];
+            assert!(
+                corners.iter().all(|n| *n == corners[0]),
+                "torn: {corners:?}"
+            );
+            corners[0]
+        });
+        self.taken.push((frame.presented(), n));
+    }
+}
+
+/// An animation at full rate under a camera. Gives pictures shown while the camera ran, frames taken, and the counters; no
+/// frame may show another picture than the one on the screen at its time.
+fn animate(
+    setup: Setup,
+    guest: &crate::machine::Guest,
+    pictures: usize,
+) -> (usize, usize, Summary) {
+    let stage = setup.start(guest);
+    let mut strip = Strip::open(&stage);
+    let before = strip.shown().len();
+    let mut camera = Camera::open(&stage);
+    machine::wait_until("the animation", SECOND * 60, || {
+        for _ in 0..10 {
+            strip.turn(false);
+            camera.turn();
+        }
+        strip.shown().len() >= before + pictures
+    });
+    let last = strip.painter.feedback().len() - 1;
+    strip.painter.wait_shown(&mut strip.client, last).unwrap();
+    let shown = strip.shown();
+    for (presented, n) in &camera.taken {
+        let at = shown.partition_point(|(time, _)| time <= presented);
+        assert_eq!(*n, shown[at - 1].1, "a false frame");
+    }
+    let (shown, taken) = (shown.len() - before, camera.taken.len());
+    drop((strip, camera));
+    let summary = stage.finish("Virtual-1");
+    println!("{shown} shown, {taken} taken; {summary:?}");
+    (shown, taken, summary)
+}
+
+/// Every fence comes 50 ms after its commit: each job is overtaken, unless the display waits longer now and then.
+#[test]
+fn captures_of_hardware_slower_than_the_screen_go_on_while_an_application_animates() {
+    machine::boot(Machine::default(), |guest| {
+        let setup = Setup::default().with("[capture]\nproducer = \"writeback\"");
+        let setup = setup.faults("fence:1..1000000=late50");
+        let (shown, taken, summary) = animate(setup, guest, 150);
+        assert_eq!(summary.get("lost"), 0);
+        assert_eq!(summary.get("modesets"), 1);
+        assert!(taken >= 6, "only {taken} frames of {shown} pictures");
+        let (jobs, patient) = (summary.get("jobs"), summary.get("patient"));
+        assert!(patient >= 3, "{patient} of {jobs} jobs");
+        assert!(
+            patient * 4 <= jobs,
+            "{patient} of {jobs} jobs held the display"
+        );
+    });
+}
+
+/// vkms itself, which needs longer than a refresh for a picture of that size; how much longer is the machine's affair.
+#[test]
+fn a_screen_too_large_for_the_hardware_shows_no_false_frame() {
+    machine::boot(Machine::default(), |guest| {
+        let large =
+            "[[output]]\nconnector = \"*\"\nmode = \"1024x768\"\nproducer = \"writeback\"\n";
+        let (_, taken, summary) = animate(Setup::default().config(large), guest, 120);
+        assert_eq!(summary.get("modesets"), 1);
+        assert!(taken >= 6, "only {taken} frames");
+    });
+}
+
+#[test]
+fn hardware_that_is_fast_enough_is_given_no_more_time() {
+    machine::boot(Machine::default(), |guest| {
+        let (shown, taken, summary) = animate(Setup::default(), guest, 120);
+        assert!(taken * 2 >= shown, "{taken} of {shown}");
+        assert!(summary.get("patient") * 20 <= summary.get("jobs"));
+        assert_eq!(summary.get("lost"), 0);
+    });
+}
+
+#[test]
+fn every_third_commit_at_most_has_a_job() {
+    machine::boot(Machine::default(), |guest| {
+        let setup = Setup::default().with("[capture]\npacing = \"every_nth\"\nevery_nth = 3");
+        let stage = setup.start(guest);
+        let mut film = Film::begin(&stage, None, 1);
+        film.shoot(20);
+        film.roll(30);
+        film.cut();
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        let (jobs, commits) = (summary.get("jobs"), summary.get("commits"));
+        assert!(jobs >= 20, "{jobs} jobs");
+        assert!(jobs * 3 <= commits + 3, "{jobs} jobs in {commits} commits");
+    });
+}
+
+#[test]
+fn a_driver_that_is_not_known_to_bear_pipelining_is_paced_safely() {
+    machine::boot(Machine::default(), |guest| {
+        let setup = Setup::default().with("[capture]\npacing = \"pipelined\"");
+        let stage = setup.start(guest);
+        assert!(stage.vitrine.log().contains("not known to bear"));
+        let mut film = Film::begin(&stage, None, 1);
+        film.shoot(10);
+        film.cut();
+        let summary = stage.finish("Virtual-1");
+        assert_eq!(summary.get("lost"), 0);
+    });
+}
+
+/// The operator insists, against what is known of the driver: frames may be lost, none is false.
+#[test]
+fn pipelining_shows_no_false_frame_even_where_the_driver_was_not_made_for_it() {
+    machine::boot(Machine::default(), |guest| {
+        let lines = "[capture]\npacing = \"pipelined\"\npipelined_unlisted = true";
+        let stage = Setup::default().with(lines).start(guest);
+        let mut film = Film::begin(&stage, None, 1);
+        film.roll(120);
+        film.cut();
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert!(summary.get("flips") >= 120);
+    });
+}
