@@ -19,6 +19,7 @@ mod peer;
 mod seat;
 mod sinks;
 mod sockets;
+mod toplevels;
 mod windows;
 
 use std::{
@@ -44,6 +45,7 @@ use smithay::{
         compositor::CompositorState,
         cursor_shape::CursorShapeManagerState,
         dmabuf::{DmabufGlobal, DmabufState},
+        foreign_toplevel_list::ForeignToplevelListState,
         output::OutputManagerState,
         presentation::PresentationState,
         selection::{data_device::DataDeviceState, primary_selection::PrimarySelectionState},
@@ -109,6 +111,7 @@ pub struct Vitrine {
     access: access::Access,
     globals: Globals,
     seat_state: SeatState<Vitrine>,
+    toplevels: toplevels::Toplevels,
     capture_protocols: CaptureProtocols,
     copy_pool: CopyPool,
     /// Fills slots for the render producer.
@@ -183,8 +186,11 @@ impl Vitrine {
         let mut seat_state = SeatState::new();
         let seat = seat_state.new_wl_seat(&display_handle, config.seat.name.clone());
         let mut access = access::Access::new(config.access.clone(), &display_handle);
-        let capture_protocols =
-            CaptureProtocols::new::<Vitrine>(&display_handle, access.capture_filter());
+        let filter = access.capture_filter();
+        let toplevels = toplevels::Toplevels::new(ForeignToplevelListState::new_with_filter::<
+            Vitrine,
+        >(&display_handle, filter.clone()));
+        let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle, filter);
         let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
         insert_tasks(&event_loop, task_source)?;
         insert_display(&event_loop, display)?;
@@ -204,6 +210,7 @@ impl Vitrine {
             exit_code: None,
             config_file: None,
             access,
+            toplevels,
             globals,
             seat_state,
             capture_protocols,
@@ -246,6 +253,7 @@ impl Vitrine {
         self.shell.refresh();
         self.update_focus();
         surfaces_changed(self);
+        self.refresh_toplevels();
         self.released.store(false, Ordering::Relaxed);
         self.run_screens();
         if self.released.swap(false, Ordering::Relaxed) {

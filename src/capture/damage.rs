@@ -61,7 +61,7 @@ impl DamageSet {
         }
     }
 
-    /// Adds all of `other`, whose rectangles are inside of the same bounds already.
+    /// Adds the parts of all of `other`'s rectangles that lie inside of `bounds`.
     pub fn merge(&mut self, other: &DamageSet, bounds: Rect) {
         for rect in &other.rects {
             self.add(*rect, bounds);

@@ -22,6 +22,7 @@ mod latency;
 pub mod lease;
 mod motion;
 mod output_capture;
+mod plain;
 mod requests;
 pub mod ring;
 mod session;
@@ -41,6 +42,7 @@ pub use self::{
     lease::Lease,
     motion::Motion,
     output_capture::{BufferError, CaptureConfig, CaptureEvent, Demand, OutputCapture, Skip},
+    plain::PlainMemory,
     requests::{RequestError, MAX_WAITING},
     session::SessionKind,
     stats::{CaptureStats, ClientStats},

@@ -313,6 +313,11 @@ impl OutputCapture {
         views
     }
 
+    /// Whether a session is open or a frame is held.
+    pub fn is_watched(&self) -> bool {
+        !self.sessions.is_empty() || !self.leases.is_empty()
+    }
+
     /// The memory of a slot that exists.
     pub fn memory_of(&self, slot: SlotId) -> Option<&Arc<dyn SlotMemory>> {
         self.memory.get(&slot)

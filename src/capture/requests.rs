@@ -51,6 +51,21 @@ impl OutputCapture {
         id
     }
 
+    /// The same for a part of the picture, in pixels of the frames: only changes inside of `area` are damage to this
+    /// session. Its deliveries are whole frames all the same.
+    pub fn open_area_session(
+        &mut self,
+        client: ClientId,
+        kind: SessionKind,
+        area: Rect,
+    ) -> SessionId {
+        let id = self.open_session(client, kind);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.area = Some(area);
+        }
+        id
+    }
+
     /// The client is done looking. Its waiting requests are forgotten; frames that it holds stay until their leases are
     /// dropped. An unknown session is ignored.
     pub fn close_session(&mut self, session: SessionId) {
@@ -85,6 +100,28 @@ impl OutputCapture {
     /// # Errors
     /// The session does not exist, or too many of its requests wait.
     pub fn request(&mut self, session: SessionId, now: Time) -> Result<RequestId, RequestError> {
+        self.request_with(session, false, now)
+    }
+
+    /// As [`request`](Self::request), but a copy session, too, is answered by any newer frame and does not wait for
+    /// damage; the next commit is made for it. No frame answers two of these.
+    ///
+    /// # Errors
+    /// As those of [`request`](Self::request).
+    pub fn request_fresh(
+        &mut self,
+        session: SessionId,
+        now: Time,
+    ) -> Result<RequestId, RequestError> {
+        self.request_with(session, true, now)
+    }
+
+    fn request_with(
+        &mut self,
+        session: SessionId,
+        fresh: bool,
+        now: Time,
+    ) -> Result<RequestId, RequestError> {
         self.take_releases(now);
         let id = RequestId(self.next_request);
         let patience = self.stream_patience();
@@ -104,6 +141,7 @@ impl OutputCapture {
             return Err(RequestError::TooMany);
         }
         self.next_request += 1;
+        session.fresh = fresh;
         session.asked(id, now, patience);
         Ok(id)
     }
@@ -112,6 +150,23 @@ impl OutputCapture {
     pub fn cancel(&mut self, request: RequestId) {
         for session in self.sessions.values_mut() {
             session.requests.retain(|waiting| *waiting != request);
+        }
+    }
+
+    /// The session's client has said that it is about to ask: the next commit with damage is captured for it already.
+    pub fn expect_request(&mut self, session: SessionId, now: Time) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.streaming = true;
+            session.delivered_at = Some(now);
+        }
+    }
+
+    /// The client has the copy only now: a stream's next request is expected from here on.
+    pub fn copy_handed_over(&mut self, session: SessionId, now: Time) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            if session.streaming {
+                session.delivered_at = Some(now);
+            }
         }
     }
 
@@ -204,8 +259,9 @@ impl OutputCapture {
             flying += 1;
             // What a commit changes is not known until it is reported.
             let damage = job.damage.get(view).as_ref();
-            changing |= damage.is_none_or(|damage| !damage.is_empty());
+            changing |= damage.is_none_or(|damage| session.is_touched_by(damage));
         }
+        let anew = session.anew || session.fresh;
         if expected {
             return match flying {
                 0 => Demand::OnDamage,
@@ -215,9 +271,9 @@ impl OutputCapture {
         match session.kind {
             SessionKind::Export { .. } if session.requests.len() <= flying => Demand::None,
             SessionKind::Export { .. } => Demand::Now,
-            SessionKind::Copy { .. } if flying > 0 && (session.anew || changing) => Demand::None,
+            SessionKind::Copy { .. } if flying > 0 && (anew || changing) => Demand::None,
             SessionKind::Copy { .. } if self.motion == Motion::Full => Demand::Now,
-            SessionKind::Copy { .. } if session.anew || !self.pending.get(view).is_empty() => {
+            SessionKind::Copy { .. } if anew || session.is_touched_by(self.pending.get(view)) => {
                 Demand::Now
             }
             SessionKind::Copy { .. } => Demand::OnDamage,
@@ -259,7 +315,7 @@ impl OutputCapture {
     ) {
         let of_view = |session: &&mut Session| session.kind.view() == view;
         for session in self.sessions.values_mut().filter(of_view) {
-            session.missed.merge(damage, bounds);
+            session.miss(damage, bounds);
             if !session.requests.is_empty() {
                 session.entitled = Some(seq);
             }
@@ -306,7 +362,7 @@ impl OutputCapture {
         session.requests.pop_front();
         let missed = session.missed.take();
         let damage = if std::mem::replace(&mut session.anew, false) {
-            vec![frame.format.full()]
+            vec![session.area.unwrap_or_else(|| frame.format.full())]
         } else {
             missed.into_rects()
         };

@@ -4,10 +4,11 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     capture::{
-        damage::DamageSet,
+        damage::{clip, DamageSet},
         ids::{ClientId, FrameSeq, RequestId},
         view::View,
     },
+    geometry::Rect,
     time::Time,
 };
 
@@ -68,6 +69,10 @@ pub(crate) struct Session {
     /// The frame that was published while a request waited here. That one is delivered even if the screen has changed
     /// again in the meantime.
     pub entitled: Option<FrameSeq>,
+    /// The part of the picture that the session looks at; `None` for all of it. What changes elsewhere is nothing to it.
+    pub area: Option<Rect>,
+    /// The waiting request of a copy session wants a newer frame even if nothing changed.
+    pub fresh: bool,
     /// When it was delivered a frame last.
     pub delivered_at: Option<Time>,
     /// It asked for another one soon after the last delivery, and is expected to do so again.
@@ -84,8 +89,30 @@ impl Session {
             anew: true,
             missed: DamageSet::new(),
             entitled: None,
+            area: None,
+            fresh: false,
             delivered_at: None,
             streaming: false,
+        }
+    }
+
+    /// Adds what a frame changed in the part that this session looks at.
+    pub fn miss(&mut self, damage: &DamageSet, bounds: Rect) {
+        let bounds = match self.area {
+            None => bounds,
+            Some(area) => match clip(area, bounds) {
+                Some(part) => part,
+                None => return,
+            },
+        };
+        self.missed.merge(damage, bounds);
+    }
+
+    /// Whether this damage touches what the session looks at.
+    pub fn is_touched_by(&self, damage: &DamageSet) -> bool {
+        match self.area {
+            None => !damage.is_empty(),
+            Some(area) => damage.rects().iter().any(|rect| rect.overlaps(area)),
         }
     }
 
@@ -118,6 +145,10 @@ impl Session {
             return current || self.entitled == Some(newest);
         }
         match self.kind {
+            SessionKind::Copy { .. } if self.fresh => {
+                let newer = self.given.is_none_or(|given| given < newest);
+                newer && (current || self.entitled == Some(newest))
+            }
             SessionKind::Copy { .. } => !self.missed.is_empty(),
             SessionKind::Export { .. } => self.given.is_none_or(|given| given < newest),
         }

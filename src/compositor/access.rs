@@ -156,6 +156,7 @@ impl Vitrine {
             }
         }
         protocols::rights_changed(self);
+        self.end_toplevel_lists();
         self.renew_rings();
         if lost + gained > 0 {
             self.announce_capture_again();
@@ -167,9 +168,10 @@ impl Vitrine {
         let before = self.access.retired.clone();
         let filter = self.access.capture_filter();
         let display = self.display.clone();
-        let old = self
+        let mut old = self
             .capture_protocols
-            .announce_again::<Vitrine>(&display, filter);
+            .announce_again::<Vitrine>(&display, filter.clone());
+        old.push(self.announce_toplevels_again(filter));
         before.store(true, Ordering::Relaxed);
         for global in old {
             self.retire_global(global);

@@ -3,8 +3,12 @@
 use std::sync::{atomic::Ordering, Arc};
 
 use smithay::{
+    backend::renderer::utils::with_renderer_surface_state,
+    input::pointer::{CursorImageStatus, CursorImageSurfaceData},
     output::Output,
     reexports::wayland_server::{Client, DisplayHandle},
+    utils::{Logical, Point, Rectangle, Size},
+    wayland::compositor::with_states,
 };
 
 use super::{ClientState, Vitrine};
@@ -12,7 +16,8 @@ use crate::{
     capture::{CaptureConfig, CopyPool, OutputCapture},
     config::DmabufTargets,
     policy::Peer,
-    protocols::{self, CaptureHandler, CaptureProtocols, LoopSender},
+    protocols::{self, CaptureHandler, CaptureProtocols, CursorPixels, CursorView, LoopSender},
+    render::CursorPicture,
     time::Time,
 };
 
@@ -47,6 +52,33 @@ impl CaptureHandler for Vitrine {
         }
     }
 
+    fn cursor_view(&mut self, output: &Output) -> Option<CursorView> {
+        let area = self.shell.space.output_geometry(output)?;
+        let (at, look) = self.pointer_look()?;
+        let look = cursor_look(&look)?;
+        let shown = look.area_around(at);
+        // The picture counts, not the point: it may reach in from a neighbour.
+        if !area.to_f64().overlaps(shown) {
+            return None;
+        }
+        let scale = output.current_scale().fractional_scale();
+        let position = (at - area.loc.to_f64())
+            .to_physical(scale)
+            .to_i32_floor::<i32>();
+        Some(CursorView {
+            position: (position.x, position.y),
+            picture: look.picture,
+        })
+    }
+
+    fn capture_toplevel(&mut self, identifier: &str) -> Option<&mut OutputCapture> {
+        self.window_capture(identifier)
+    }
+
+    fn toplevel_wanted(&mut self, _identifier: &str) {
+        // As for outputs: after_turn looks.
+    }
+
     fn may_capture(&self, client: &Client) -> bool {
         client
             .get_data::<ClientState>()
@@ -57,6 +89,61 @@ impl CaptureHandler for Vitrine {
         let data = client.get_data::<ClientState>();
         data.map(|data| data.peer.clone()).unwrap_or_default()
     }
+}
+
+/// The pointer's picture and how large it is on a screen.
+struct CursorLook {
+    picture: Option<CursorPixels>,
+    hotspot: Point<f64, Logical>,
+    size: Size<f64, Logical>,
+}
+
+impl CursorLook {
+    fn area_around(&self, at: Point<f64, Logical>) -> Rectangle<f64, Logical> {
+        Rectangle::new(at - self.hotspot, self.size)
+    }
+}
+
+fn cursor_look(status: &CursorImageStatus) -> Option<CursorLook> {
+    let (picture, hotspot, scale) = match status {
+        CursorImageStatus::Hidden => return None,
+        CursorImageStatus::Named(_) => {
+            let arrow = CursorPicture::arrow();
+            let hotspot = arrow.hotspot;
+            (Some(arrow), hotspot, 1)
+        }
+        CursorImageStatus::Surface(surface) => {
+            let hotspot = with_states(surface, |states| {
+                let data = states.data_map.get::<CursorImageSurfaceData>()?;
+                Some(data.lock().ok()?.hotspot)
+            });
+            let hotspot = hotspot.map_or((0, 0), |at| (at.x, at.y));
+            let scale = with_renderer_surface_state(surface, |state| state.buffer_scale());
+            (
+                CursorPicture::of_surface(surface, hotspot),
+                hotspot,
+                scale.unwrap_or(1).max(1),
+            )
+        }
+    };
+    // A picture that only a GPU can read has at least the point that points.
+    let (width, height) = picture.as_ref().map_or((1, 1), |p| (p.width, p.height));
+    Some(CursorLook {
+        hotspot: Point::from((f64::from(hotspot.0), f64::from(hotspot.1))),
+        size: Size::from((
+            f64::from(width) / f64::from(scale),
+            f64::from(height) / f64::from(scale),
+        )),
+        picture: picture.map(|picture| CursorPixels {
+            width: picture.width,
+            height: picture.height,
+            hotspot: (
+                hotspot.0.saturating_mul(scale),
+                hotspot.1.saturating_mul(scale),
+            ),
+            pixels: picture.pixels,
+        }),
+    })
 }
 
 impl Vitrine {

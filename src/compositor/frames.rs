@@ -15,6 +15,7 @@ use smithay::{
 use super::Vitrine;
 use crate::{
     output::{Filled, PendingFence, Pointer, StepContext},
+    protocols,
     time::Time,
 };
 
@@ -42,6 +43,7 @@ impl Vitrine {
 
     /// The pointer moved or looks different.
     pub(super) fn cursor_changed(&mut self) {
+        protocols::cursor_changed(self);
         let Some(backend) = self.backend.as_mut() else {
             return;
         };
@@ -101,6 +103,7 @@ impl Vitrine {
                 self.event_loop.remove(token);
             }
         }
+        self.run_toplevels(now);
         for output in outputs {
             self.deliver_captures(&output, now);
             let deadline = self

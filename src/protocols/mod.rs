@@ -12,14 +12,16 @@
 mod audit;
 mod clients;
 mod shm_guard;
+mod source;
 mod surface_guard;
 mod target;
 
 pub mod ext_image_capture_source;
 pub mod ext_image_copy_capture;
 pub mod wlr_export_dmabuf;
+pub mod wlr_screencopy;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use smithay::output::Output;
 use wayland_server::{backend::GlobalId, Client, DisplayHandle, GlobalDispatch};
@@ -31,11 +33,15 @@ use crate::{
 };
 
 use self::{
-    clients::ClientIds, ext_image_capture_source::OutputSourceManager,
-    ext_image_copy_capture::CopyCaptureManager, wlr_export_dmabuf::ExportDmabufManager,
+    clients::ClientIds,
+    ext_image_capture_source::{OutputSourceManager, ToplevelSourceManager},
+    ext_image_copy_capture::CopyCaptureManager,
+    wlr_export_dmabuf::ExportDmabufManager,
+    wlr_screencopy::ScreencopyManager,
 };
 
 pub use shm_guard::GuardedShm;
+pub use source::CaptureSource;
 pub use surface_guard::GuardedSurfaces;
 
 /// Something to be run by the event loop with the compositor's state.
@@ -68,6 +74,16 @@ pub trait CaptureHandler: Sized + 'static {
     /// `None` announces wl_shm targets only: one client in the field panics on a primary node.
     fn dmabuf_device(&self) -> Option<u64>;
 
+    /// The pointer as it is on this output now; `None` when no part of it is there or it is hidden. Asked only while
+    /// somebody captures the pointer, after each [`cursor_changed`].
+    fn cursor_view(&mut self, output: &Output) -> Option<CursorView>;
+
+    /// The capture side of the window with this identifier; `None` once it is gone.
+    fn capture_toplevel(&mut self, identifier: &str) -> Option<&mut OutputCapture>;
+
+    /// As [`capture_wanted`](Self::capture_wanted), for a window.
+    fn toplevel_wanted(&mut self, identifier: &str);
+
     /// Whether the client has the right to capture now. Asked whenever a capture begins: a client that lost the right may
     /// still have objects from before.
     fn may_capture(&self, client: &Client) -> bool;
@@ -76,6 +92,28 @@ pub trait CaptureHandler: Sized + 'static {
     fn peer(&self, display: &DisplayHandle, client: &Client) -> Peer {
         clients::peer_of(display, client)
     }
+}
+
+/// The pointer on one output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CursorView {
+    /// Where it points: pixels of the upright output. May lie outside of it while the picture reaches in.
+    pub position: (i32, i32),
+    /// What it looks like; `None` if only a GPU can read that.
+    pub picture: Option<CursorPixels>,
+}
+
+/// The pointer's picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CursorPixels {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// The pixel that points.
+    pub hotspot: (i32, i32),
+    /// `width * height` pixels, premultiplied ARGB8888.
+    pub pixels: Vec<u32>,
 }
 
 /// Says which clients see a privileged global.
@@ -107,14 +145,15 @@ impl fmt::Debug for CaptureGlobalData {
 /// The globals of the capture protocols and everything that clients made from them.
 #[derive(Debug)]
 pub struct CaptureProtocols {
-    globals: [GlobalId; 3],
+    globals: [GlobalId; 5],
     clients: ClientIds,
     copy: ext_image_copy_capture::CopyCaptures,
     export: wlr_export_dmabuf::Exports,
+    screencopy: wlr_screencopy::Screencopies,
 }
 
 impl CaptureProtocols {
-    /// Announces the three globals to each client that `filter` accepts.
+    /// Announces the globals to each client that `filter` accepts.
     pub fn new<D>(
         display: &DisplayHandle,
         filter: impl Fn(&Client) -> bool + Clone + Send + Sync + 'static,
@@ -122,18 +161,21 @@ impl CaptureProtocols {
     where
         D: CaptureHandler
             + GlobalDispatch<OutputSourceManager, CaptureGlobalData>
+            + GlobalDispatch<ToplevelSourceManager, CaptureGlobalData>
             + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
-            + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>,
+            + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>
+            + GlobalDispatch<ScreencopyManager, CaptureGlobalData>,
     {
         Self {
             globals: create_globals::<D>(display, filter),
             clients: ClientIds::default(),
             copy: Default::default(),
             export: Default::default(),
+            screencopy: Default::default(),
         }
     }
 
-    /// The three globals, to disable or remove them.
+    /// The globals, to disable or remove them.
     pub fn globals(&self) -> &[GlobalId] {
         &self.globals
     }
@@ -148,15 +190,17 @@ impl CaptureProtocols {
     where
         D: CaptureHandler
             + GlobalDispatch<OutputSourceManager, CaptureGlobalData>
+            + GlobalDispatch<ToplevelSourceManager, CaptureGlobalData>
             + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
-            + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>,
+            + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>
+            + GlobalDispatch<ScreencopyManager, CaptureGlobalData>,
     {
         std::mem::replace(&mut self.globals, create_globals::<D>(display, filter)).into()
     }
 
     /// Copies that are with the workers now.
     pub fn running_copies(&self) -> usize {
-        self.copy.running_copies()
+        self.copy.running_copies() + self.screencopy.running_copies()
     }
 
     /// How many sessions and frames exist, for `msg` and leak tests.
@@ -164,8 +208,11 @@ impl CaptureProtocols {
         ObjectCounts {
             copy_sessions: self.copy.session_count(),
             copy_frames: self.copy.frame_count(),
+            cursor_sessions: self.copy.cursor_session_count(),
             export_sessions: self.export.session_count(),
             export_frames: self.export.frame_count(),
+            screencopy_sessions: self.screencopy.session_count(),
+            screencopy_frames: self.screencopy.frame_count(),
         }
     }
 }
@@ -173,18 +220,22 @@ impl CaptureProtocols {
 fn create_globals<D>(
     display: &DisplayHandle,
     filter: impl Fn(&Client) -> bool + Clone + Send + Sync + 'static,
-) -> [GlobalId; 3]
+) -> [GlobalId; 5]
 where
     D: CaptureHandler
         + GlobalDispatch<OutputSourceManager, CaptureGlobalData>
+        + GlobalDispatch<ToplevelSourceManager, CaptureGlobalData>
         + GlobalDispatch<CopyCaptureManager, CaptureGlobalData>
-        + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>,
+        + GlobalDispatch<ExportDmabufManager, CaptureGlobalData>
+        + GlobalDispatch<ScreencopyManager, CaptureGlobalData>,
 {
     let data = || CaptureGlobalData::new(filter.clone());
     [
         display.create_global::<D, OutputSourceManager, _>(1, data()),
+        display.create_global::<D, ToplevelSourceManager, _>(1, data()),
         display.create_global::<D, CopyCaptureManager, _>(1, data()),
         display.create_global::<D, ExportDmabufManager, _>(1, data()),
+        display.create_global::<D, ScreencopyManager, _>(3, data()),
     ]
 }
 
@@ -193,16 +244,41 @@ where
 pub struct ObjectCounts {
     /// ext-image-copy-capture sessions, stopped ones included.
     pub copy_sessions: usize,
+    /// Cursor session objects of ext-image-copy-capture.
+    pub cursor_sessions: usize,
     /// ext-image-copy-capture frame objects.
     pub copy_frames: usize,
     /// Capture sessions that export-dmabuf clients hold open.
     pub export_sessions: usize,
     /// export-dmabuf frame objects.
     pub export_frames: usize,
+    /// Capture sessions that screencopy clients hold open.
+    pub screencopy_sessions: usize,
+    /// screencopy frame objects.
+    pub screencopy_frames: usize,
 }
 
-/// Hands what `OutputCapture::poll` returned to the clients.
+/// Hands what `OutputCapture::poll` returned to the clients, and does what is due for the pointer on this output. To be
+/// called for each output in each turn of the loop, also without events.
 pub fn deliver<D: CaptureHandler>(state: &mut D, output: &Output, events: Vec<CaptureEvent>) {
+    deliver_from(state, &CaptureSource::Output(output.clone()), events);
+    ext_image_copy_capture::poll_cursor(state, output);
+}
+
+/// The same for a window.
+pub fn deliver_toplevel<D: CaptureHandler>(
+    state: &mut D,
+    identifier: &Arc<str>,
+    events: Vec<CaptureEvent>,
+) {
+    deliver_from(state, &CaptureSource::Toplevel(identifier.clone()), events);
+}
+
+fn deliver_from<D: CaptureHandler>(
+    state: &mut D,
+    source: &CaptureSource,
+    events: Vec<CaptureEvent>,
+) {
     for event in events {
         match event {
             CaptureEvent::Deliver {
@@ -217,15 +293,24 @@ pub fn deliver<D: CaptureHandler>(state: &mut D, output: &Output, events: Vec<Ca
                     lease,
                     damage,
                 };
-                if let Some(delivery) = wlr_export_dmabuf::deliver(state, output, delivery) {
-                    ext_image_copy_capture::deliver(state, output, delivery);
+                let delivery = match source {
+                    CaptureSource::Output(output) => {
+                        wlr_export_dmabuf::deliver(state, output, delivery)
+                            .and_then(|delivery| wlr_screencopy::deliver(state, output, delivery))
+                    }
+                    CaptureSource::Cursor(_) | CaptureSource::Toplevel(_) => Some(delivery),
+                };
+                if let Some(delivery) = delivery {
+                    ext_image_copy_capture::deliver(state, source, delivery);
                 }
             }
             CaptureEvent::Void { session, frame } => {
-                wlr_export_dmabuf::void(state, output, session, frame);
+                if let CaptureSource::Output(output) = source {
+                    wlr_export_dmabuf::void(state, output, session, frame);
+                }
                 // No client reads the slot under a copy, only a worker, which asks at its end whether the frame is
                 // void: for copies nobody has to be told first.
-                if let Some(capture) = state.capture_output(output) {
+                if let Some(capture) = source.capture(state) {
                     capture.void_told(session, frame);
                 }
             }
@@ -233,19 +318,41 @@ pub fn deliver<D: CaptureHandler>(state: &mut D, output: &Output, events: Vec<Ca
     }
 }
 
+/// The pointer moved, looks different, or went to another output. Cheap; [`deliver`] does the work.
+pub fn cursor_changed<D: CaptureHandler>(state: &mut D) {
+    ext_image_copy_capture::cursor_changed(state);
+}
+
 /// The mode or the format of the output's frames changed: sessions get their constraints again, waiting requests that
 /// no longer fit are answered.
 pub fn output_changed<D: CaptureHandler>(state: &mut D, output: &Output) {
-    ext_image_copy_capture::output_changed(state, output);
+    ext_image_copy_capture::source_changed(state, &CaptureSource::Output(output.clone()));
     wlr_export_dmabuf::output_changed(state, output);
+    wlr_screencopy::output_changed(state, output);
+    cursor_changed(state);
 }
 
 /// The output goes away: its sessions are stopped, its waiting requests are answered.
 ///
 /// May be called before or after [`CaptureHandler::capture_output`] begins to return `None` for it.
 pub fn output_gone<D: CaptureHandler>(state: &mut D, output: &Output) {
-    ext_image_copy_capture::output_gone(state, output);
+    ext_image_copy_capture::source_gone(state, &CaptureSource::Output(output.clone()));
+    ext_image_copy_capture::source_gone(state, &CaptureSource::Cursor(output.clone()));
+    ext_image_copy_capture::cursor_output_gone(state, output);
     wlr_export_dmabuf::output_gone(state, output);
+    wlr_screencopy::output_gone(state, output);
+}
+
+/// The size or the format of a window's frames changed.
+pub fn toplevel_changed<D: CaptureHandler>(state: &mut D, identifier: &Arc<str>) {
+    let source = CaptureSource::Toplevel(identifier.clone());
+    ext_image_copy_capture::source_changed(state, &source);
+}
+
+/// The window is gone, or unmapped: its sessions are stopped.
+pub fn toplevel_gone<D: CaptureHandler>(state: &mut D, identifier: &Arc<str>) {
+    let source = CaptureSource::Toplevel(identifier.clone());
+    ext_image_copy_capture::source_gone(state, &source);
 }
 
 /// The rights of clients changed: captures of those who may no longer ([`CaptureHandler::may_capture`]) end. Sessions are
@@ -254,6 +361,7 @@ pub fn output_gone<D: CaptureHandler>(state: &mut D, output: &Output) {
 pub fn rights_changed<D: CaptureHandler>(state: &mut D) {
     ext_image_copy_capture::rights_changed(state);
     wlr_export_dmabuf::rights_changed(state);
+    wlr_screencopy::rights_changed(state);
 }
 
 /// One answered request, on its way to the protocol that asked.
@@ -298,9 +406,15 @@ macro_rules! delegate_capture_protocols {
         $crate::delegate_capture_protocols!(@global $ty:
             $crate::protocols::ext_image_capture_source::OutputSourceManager);
         $crate::delegate_capture_protocols!(@global $ty:
+            $crate::protocols::ext_image_capture_source::ToplevelSourceManager);
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::ext_image_capture_source::ToplevelSourceManager, ());
+        $crate::delegate_capture_protocols!(@global $ty:
             $crate::protocols::ext_image_copy_capture::CopyCaptureManager);
         $crate::delegate_capture_protocols!(@global $ty:
             $crate::protocols::wlr_export_dmabuf::ExportDmabufManager);
+        $crate::delegate_capture_protocols!(@global $ty:
+            $crate::protocols::wlr_screencopy::ScreencopyManager);
         $crate::delegate_capture_protocols!(@object $ty:
             $crate::protocols::ext_image_capture_source::OutputSourceManager, ());
         $crate::delegate_capture_protocols!(@object $ty:
@@ -316,12 +430,17 @@ macro_rules! delegate_capture_protocols {
             $crate::protocols::ext_image_copy_capture::FrameKey);
         $crate::delegate_capture_protocols!(@object $ty:
             $crate::protocols::ext_image_copy_capture::CursorSession,
-            $crate::protocols::ext_image_copy_capture::CursorSessionData);
+            $crate::protocols::ext_image_copy_capture::CursorKey);
         $crate::delegate_capture_protocols!(@object $ty:
             $crate::protocols::wlr_export_dmabuf::ExportDmabufManager, ());
         $crate::delegate_capture_protocols!(@object $ty:
             $crate::protocols::wlr_export_dmabuf::ExportDmabufFrame,
             $crate::protocols::wlr_export_dmabuf::ExportKey);
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::wlr_screencopy::ScreencopyManager, ());
+        $crate::delegate_capture_protocols!(@object $ty:
+            $crate::protocols::wlr_screencopy::Frame,
+            $crate::protocols::wlr_screencopy::ScreencopyKey);
     };
     (@global $ty:ty: $interface:ty) => {
         ::wayland_server::delegate_global_dispatch!($ty: [

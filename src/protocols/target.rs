@@ -54,7 +54,11 @@ pub(super) enum Unfit {
 /// XRGB8888 comes first: one client in the field takes only the first.
 pub(super) fn shm_formats(frames: Option<&FrameFormat>) -> Vec<Fourcc> {
     let native = frames.map_or(Fourcc::Xrgb8888, |format| format.fourcc);
-    let mut formats = vec![Fourcc::Xrgb8888, Fourcc::Argb8888];
+    let mut formats = match native {
+        // A pointer without its transparency would be a box.
+        Fourcc::Argb8888 => vec![Fourcc::Argb8888],
+        _ => vec![Fourcc::Xrgb8888, Fourcc::Argb8888],
+    };
     formats.retain(|format| can_convert(native, *format));
     if formats.is_empty() {
         formats.push(native);
@@ -151,7 +155,7 @@ struct ShmTarget {
 }
 
 /// The layout in the pool, and the pool's length. Sizes come from the client, but Smithay has refused negative ones.
-fn shm_layout(buffer: &WlBuffer) -> Result<(TargetLayout, u64), Unfit> {
+pub(super) fn shm_layout(buffer: &WlBuffer) -> Result<(TargetLayout, u64), Unfit> {
     let (data, length) = with_buffer_contents(buffer, |_, length, data| (data, length))
         .map_err(|_| Unfit::Foreign)?;
     let number = |value: i32| u32::try_from(value).map_err(|_| Unfit::Foreign);
@@ -391,6 +395,10 @@ mod tests {
         assert_eq!(
             shm_formats(Some(&frames(Fourcc::Rgb565))),
             vec![Fourcc::Rgb565]
+        );
+        assert_eq!(
+            shm_formats(Some(&frames(Fourcc::Argb8888))),
+            vec![Fourcc::Argb8888]
         );
         assert_eq!(
             dmabuf_formats(Some(&frames(Fourcc::Abgr8888))),

@@ -6,6 +6,7 @@
 mod cursor;
 mod mark;
 mod slot;
+mod window;
 
 use smithay::{
     backend::{
@@ -35,6 +36,7 @@ use crate::{geometry::Rect, shell::Shell};
 pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
 pub use mark::Mark;
 pub use slot::{Canvas, SlotDamage};
+pub use window::WindowCanvas;
 
 /// Behind all windows: black, as every kiosk shows.
 const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);

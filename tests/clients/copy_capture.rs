@@ -126,12 +126,16 @@ impl CopySession {
         paint_cursors: bool,
     ) -> Result<Self, ClientError> {
         let session = Self::begin(client, output, paint_cursors)?;
-        let record = Arc::clone(&session.record);
+        session.wait_constraints(client)?;
+        Ok(session)
+    }
+
+    fn wait_constraints(&self, client: &mut Client) -> Result<(), ClientError> {
+        let record = Arc::clone(&self.record);
         client.wait_for("the session's constraints", client.patience(), |_| {
             let record = record.lock().unwrap();
             (record.done > 0 || record.stopped).then_some(())
-        })?;
-        Ok(session)
+        })
     }
 
     /// Opens a session without waiting.
@@ -141,16 +145,36 @@ impl CopySession {
         paint_cursors: bool,
     ) -> Result<Self, ClientError> {
         let outputs: outputs::ExtOutputImageCaptureSourceManagerV1 = client.bind(1, ())?;
+        let source = outputs.create_source(&output.proxy, &client.qh, ());
+        let session = Self::begin_source(client, &source, paint_cursors);
+        source.destroy();
+        outputs.destroy();
+        session
+    }
+
+    /// As [`Self::open`], for any source.
+    pub fn open_source(
+        client: &mut Client,
+        source: &source::ExtImageCaptureSourceV1,
+        paint_cursors: bool,
+    ) -> Result<Self, ClientError> {
+        let session = Self::begin_source(client, source, paint_cursors)?;
+        session.wait_constraints(client)?;
+        Ok(session)
+    }
+
+    fn begin_source(
+        client: &mut Client,
+        source: &source::ExtImageCaptureSourceV1,
+        paint_cursors: bool,
+    ) -> Result<Self, ClientError> {
         let manager: manager::ExtImageCopyCaptureManagerV1 = client.bind(1, ())?;
         let options = match paint_cursors {
             true => manager::Options::PaintCursors,
             false => manager::Options::empty(),
         };
-        let source = outputs.create_source(&output.proxy, &client.qh, ());
         let record = SharedSession::default();
-        let proxy = manager.create_session(&source, options, &client.qh, Arc::clone(&record));
-        source.destroy();
-        outputs.destroy();
+        let proxy = manager.create_session(source, options, &client.qh, Arc::clone(&record));
         manager.destroy();
         client.flush()?;
         Ok(Self { proxy, record })

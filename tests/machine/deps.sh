@@ -11,7 +11,7 @@ packages=(
     # to build the test kernel
     flex bison bc libelf-dev libssl-dev patch xz-utils debian-archive-keyring
     # what the tests and the demo run
-    weston foot wayland-utils fonts-dejavu-core
+    weston foot wayland-utils fonts-dejavu-core grim wf-recorder ffmpeg
 )
 
 missing() {

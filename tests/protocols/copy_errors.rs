@@ -187,23 +187,6 @@ fn cursor_session(client: &Client) -> ExtImageCopyCaptureCursorSessionV1 {
 }
 
 #[test]
-fn a_cursor_session_is_stopped_and_its_frames_fail() {
-    let (mut server, mut client) = setup();
-    let cursor = cursor_session(&client);
-    let session = cursor.get_capture_session(&client.handle(), ());
-    client.roundtrip(&mut server);
-    assert!(matches!(client.take(&session)[..], [Told::Stopped]));
-    let buffer = client.buffer(WIDTH, HEIGHT);
-    let frame = client.captured(&session, &buffer);
-    client.expect_failed(&mut server, &frame, FailureReason::Stopped);
-    cursor.destroy();
-    session.destroy();
-    frame.destroy();
-    client.roundtrip(&mut server);
-    assert_eq!(server.counts(), Default::default());
-}
-
-#[test]
 fn a_second_capture_session_of_a_cursor_session_is_a_duplicate() {
     let (mut server, mut client) = setup();
     let cursor = cursor_session(&client);

@@ -88,6 +88,9 @@ fn a_denied_client_does_not_see_the_globals() {
         "ext_output_image_capture_source_manager_v1",
         "ext_image_copy_capture_manager_v1",
         "zwlr_export_dmabuf_manager_v1",
+        "zwlr_screencopy_manager_v1",
+        "ext_foreign_toplevel_image_capture_source_manager_v1",
+        "ext_foreign_toplevel_list_v1",
     ] {
         assert!(!denied.sees(global), "{global}");
         assert!(allowed.sees(global), "{global}");

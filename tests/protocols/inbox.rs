@@ -19,12 +19,23 @@ use wayland_client::{
 };
 use wayland_protocols::{
     ext::{
+        foreign_toplevel_list::v1::client::{
+            ext_foreign_toplevel_handle_v1::{
+                self as toplevel_v1, ExtForeignToplevelHandleV1 as Toplevel,
+            },
+            ext_foreign_toplevel_list_v1::{
+                self as list_v1, ExtForeignToplevelListV1 as ToplevelList,
+            },
+        },
         image_capture_source::v1::client::{
+            ext_foreign_toplevel_image_capture_source_manager_v1::ExtForeignToplevelImageCaptureSourceManagerV1 as ToplevelSourceManager,
             ext_image_capture_source_v1::ExtImageCaptureSourceV1 as Source,
             ext_output_image_capture_source_manager_v1::ExtOutputImageCaptureSourceManagerV1 as SourceManager,
         },
         image_copy_capture::v1::client::{
-            ext_image_copy_capture_cursor_session_v1::ExtImageCopyCaptureCursorSessionV1 as CursorSession,
+            ext_image_copy_capture_cursor_session_v1::{
+                self as cursor_v1, ExtImageCopyCaptureCursorSessionV1 as CursorSession,
+            },
             ext_image_copy_capture_frame_v1::{
                 self as frame_v1, ExtImageCopyCaptureFrameV1 as Frame,
             },
@@ -38,9 +49,17 @@ use wayland_protocols::{
         zwp_linux_buffer_params_v1::ZwpLinuxBufferParamsV1, zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1,
     },
 };
-use wayland_protocols_wlr::export_dmabuf::v1::client::{
-    zwlr_export_dmabuf_frame_v1::{self as export_v1, ZwlrExportDmabufFrameV1 as ExportFrame},
-    zwlr_export_dmabuf_manager_v1::ZwlrExportDmabufManagerV1 as ExportManager,
+use wayland_protocols_wlr::{
+    export_dmabuf::v1::client::{
+        zwlr_export_dmabuf_frame_v1::{self as export_v1, ZwlrExportDmabufFrameV1 as ExportFrame},
+        zwlr_export_dmabuf_manager_v1::ZwlrExportDmabufManagerV1 as ExportManager,
+    },
+    screencopy::v1::client::{
+        zwlr_screencopy_frame_v1::{
+            self as screencopy_v1, ZwlrScreencopyFrameV1 as ScreencopyFrame,
+        },
+        zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1 as ScreencopyManager,
+    },
 };
 
 /// An event, as the tests look at it.
@@ -74,6 +93,25 @@ pub enum Told {
     },
     ExportReady(u64, u32),
     Cancel(export_v1::CancelReason),
+    Buffer {
+        format: wl_shm::Format,
+        size: (u32, u32),
+        stride: u32,
+    },
+    LinuxDmabuf(u32, u32, u32),
+    BufferDone,
+    Flags(u32),
+    CopyReady(u64, u32),
+    CopyFailed,
+    Enter,
+    Leave,
+    Position(i32, i32),
+    Hotspot(i32, i32),
+    NewToplevel(Toplevel),
+    Title(String),
+    AppId(String),
+    Identifier(String),
+    Closed,
 }
 
 /// All that a client was told and that no test has looked at.
@@ -247,6 +285,115 @@ impl Dispatch<ExportFrame, ()> for Inbox {
     }
 }
 
+impl Dispatch<CursorSession, ()> for Inbox {
+    fn event(
+        told: &mut Self,
+        object: &CursorSession,
+        event: cursor_v1::Event,
+        _: &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        use cursor_v1::Event;
+        let event = match event {
+            Event::Enter => Told::Enter,
+            Event::Leave => Told::Leave,
+            Event::Position { x, y } => Told::Position(x, y),
+            Event::Hotspot { x, y } => Told::Hotspot(x, y),
+            other => panic!("{other:?}"),
+        };
+        told.events.push((object.id(), event));
+    }
+}
+
+impl Dispatch<ToplevelList, ()> for Inbox {
+    fn event(
+        told: &mut Self,
+        object: &ToplevelList,
+        event: list_v1::Event,
+        _: &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        let list_v1::Event::Toplevel { toplevel } = event else {
+            panic!("{event:?}");
+        };
+        told.events.push((object.id(), Told::NewToplevel(toplevel)));
+    }
+
+    wayland_client::event_created_child!(Inbox, ToplevelList, [
+        list_v1::EVT_TOPLEVEL_OPCODE => (Toplevel, ()),
+    ]);
+}
+
+impl Dispatch<Toplevel, ()> for Inbox {
+    fn event(
+        told: &mut Self,
+        object: &Toplevel,
+        event: toplevel_v1::Event,
+        _: &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        use toplevel_v1::Event;
+        let event = match event {
+            Event::Title { title } => Told::Title(title),
+            Event::AppId { app_id } => Told::AppId(app_id),
+            Event::Identifier { identifier } => Told::Identifier(identifier),
+            Event::Done => Told::Done,
+            Event::Closed => Told::Closed,
+            other => panic!("{other:?}"),
+        };
+        told.events.push((object.id(), event));
+    }
+}
+
+impl Dispatch<ScreencopyFrame, ()> for Inbox {
+    fn event(
+        told: &mut Self,
+        object: &ScreencopyFrame,
+        event: screencopy_v1::Event,
+        _: &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        use screencopy_v1::Event;
+        let event = match event {
+            Event::Buffer {
+                format: WEnum::Value(format),
+                width,
+                height,
+                stride,
+            } => Told::Buffer {
+                format,
+                size: (width, height),
+                stride,
+            },
+            Event::LinuxDmabuf {
+                format,
+                width,
+                height,
+            } => Told::LinuxDmabuf(format, width, height),
+            Event::BufferDone => Told::BufferDone,
+            Event::Flags { flags } => Told::Flags(flags.into()),
+            Event::Damage {
+                x,
+                y,
+                width,
+                height,
+            } => Told::Damage([x, y, width, height].map(|n| n as i32)),
+            Event::Ready {
+                tv_sec_hi,
+                tv_sec_lo,
+                tv_nsec,
+            } => Told::CopyReady(seconds(tv_sec_hi, tv_sec_lo), tv_nsec),
+            Event::Failed => Told::CopyFailed,
+            other => panic!("{other:?}"),
+        };
+        told.events.push((object.id(), event));
+    }
+}
+
 delegate_noop!(Inbox: ignore WlOutput);
 delegate_noop!(Inbox: ignore WlShm);
 delegate_noop!(Inbox: ignore WlShmPool);
@@ -255,8 +402,9 @@ delegate_noop!(Inbox: ignore WlSeat);
 delegate_noop!(Inbox: ignore WlPointer);
 delegate_noop!(Inbox: ignore ZwpLinuxDmabufV1);
 delegate_noop!(Inbox: ignore ZwpLinuxBufferParamsV1);
-delegate_noop!(Inbox: ignore CursorSession);
 delegate_noop!(Inbox: Source);
 delegate_noop!(Inbox: SourceManager);
 delegate_noop!(Inbox: CopyManager);
 delegate_noop!(Inbox: ExportManager);
+delegate_noop!(Inbox: ScreencopyManager);
+delegate_noop!(Inbox: ToplevelSourceManager);

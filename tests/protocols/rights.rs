@@ -12,9 +12,48 @@ use wayland_protocols_wlr::export_dmabuf::v1::client::{
 use crate::{
     client::{Client, ExportedFrame},
     copy_frames::{streaming, undamaged},
+    cursor::{capture_session, cursor_session, pointer},
     inbox::Told,
+    screencopy::Copier,
     server::{Server, HEIGHT, WIDTH},
+    toplevel::{listing, source as toplevel_source},
 };
+
+#[test]
+fn a_waiting_screencopy_frame_fails_and_nothing_follows() {
+    let mut server = Server::new();
+    let mut copier = Copier::new(&mut server);
+    let buffer = copier.client.buffer(WIDTH, HEIGHT);
+    let first = copier.whole();
+    first.copy(&buffer.object);
+    copier.client.roundtrip(&mut server);
+    server.flip(WHOLE, 1);
+    copier.ready(&mut server, &first);
+    let waiting = copier.whole();
+    waiting.copy_with_damage(&buffer.object);
+    let announced = copier.whole();
+    copier.client.roundtrip(&mut server);
+    copier.client.take(&waiting);
+    copier.client.take(&announced);
+    server.revoke(0);
+    copier.client.roundtrip(&mut server);
+    for frame in [&waiting, &announced] {
+        let told = copier.client.take(frame);
+        assert!(matches!(told[..], [Told::CopyFailed]), "{told:?}");
+    }
+    assert!(!server.wants_frame(), "the display still works for it");
+    announced.copy(&buffer.object);
+    let late = copier.whole();
+    copier.client.roundtrip(&mut server);
+    let told = copier.client.take(&late);
+    assert!(matches!(told[..], [Told::CopyFailed]), "{told:?}");
+    server.flip(WHOLE, 2);
+    copier.client.expect_nothing(&mut server, &waiting);
+    copier.client.expect_nothing(&mut server, &announced);
+    assert_eq!(buffer.pixel(0, 0), 1);
+    assert_eq!(server.counts().screencopy_sessions, 0);
+    assert!(!server.knows_clients());
+}
 
 const WHOLE: [i32; 4] = [0, 0, WIDTH, HEIGHT];
 
@@ -134,4 +173,24 @@ fn a_session_whose_client_keeps_the_right_goes_on() {
     let ready = client.expect_ready(&mut server, &frame);
     assert_eq!(ready.damage, [WHOLE], "the first frame of the new ring");
     assert_eq!((buffer.pixel(1, 1), buffer.pixel(0, 0)), (2, 1));
+}
+
+#[test]
+fn cursor_sessions_and_window_sessions_stop_too() {
+    let mut server = Server::new();
+    server.open_window("window", (4, 4));
+    server.set_cursor(pointer((4, 4), 1, (0, 0), (5, 5)));
+    let (mut client, toplevels) = listing(&mut server);
+    let window = client.session_of(&toplevel_source(&client, &toplevels[0]));
+    let cursor = cursor_session(&client, 0);
+    let picture = capture_session(&client, &cursor);
+    client.roundtrip(&mut server);
+    client.take(&cursor);
+    server.revoke(0);
+    client.roundtrip(&mut server);
+    assert!(matches!(client.take(&window)[..], [.., Told::Stopped]));
+    assert!(matches!(client.take(&picture)[..], [.., Told::Stopped]));
+    assert!(matches!(client.take(&cursor)[..], [Told::Leave]));
+    server.set_cursor(pointer((4, 4), 2, (0, 0), (6, 6)));
+    client.expect_nothing(&mut server, &cursor);
 }

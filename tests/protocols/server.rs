@@ -15,7 +15,8 @@ use std::{
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use smithay::{
     backend::allocator::{dmabuf::Dmabuf, Format},
-    delegate_compositor, delegate_dmabuf, delegate_output, delegate_seat,
+    delegate_compositor, delegate_dmabuf, delegate_foreign_toplevel_list, delegate_output,
+    delegate_seat,
     input::{Seat, SeatHandler, SeatState},
     output::{Mode, Output, PhysicalProperties, Subpixel},
     utils::Transform,
@@ -23,18 +24,23 @@ use smithay::{
         buffer::BufferHandler,
         compositor::{CompositorClientState, CompositorHandler, CompositorState},
         dmabuf::{DmabufGlobal, DmabufHandler, DmabufState, ImportNotifier},
+        foreign_toplevel_list::{
+            ForeignToplevelHandle, ForeignToplevelListHandler, ForeignToplevelListState,
+        },
         output::OutputHandler,
         shm::{ShmHandler, ShmState},
     },
 };
 use vitrine::{
     capture::{
-        CaptureConfig, Completion, CopyPool, Demand, FrameFormat, JobId, OutputCapture, Producer,
-        Skip, SlotId, SlotMemory,
+        CaptureConfig, Completion, CopyPool, Demand, FrameFormat, JobId, OutputCapture,
+        PlainMemory, Producer, Skip, SlotId, SlotMemory,
     },
     delegate_capture_protocols, delegate_guarded_shm,
     geometry::Rect,
-    protocols::{self, CaptureHandler, CaptureProtocols, LoopSender, LoopTask, ObjectCounts},
+    protocols::{
+        self, CaptureHandler, CaptureProtocols, CursorView, LoopSender, LoopTask, ObjectCounts,
+    },
     time::Time,
 };
 use wayland_server::{
@@ -59,6 +65,15 @@ struct Screen {
     slots: Vec<Arc<MemorySlot>>,
 }
 
+/// One window. Its frames have one colour.
+struct Window {
+    handle: ForeignToplevelHandle,
+    identifier: Arc<str>,
+    capture: OutputCapture,
+    slots: Vec<Arc<PlainMemory>>,
+    pixel: u32,
+}
+
 /// The compositor's state, as far as this room needs one.
 struct State {
     compositor: CompositorState,
@@ -70,6 +85,16 @@ struct State {
     protocols: CaptureProtocols,
     sender: LoopSender<State>,
     dmabuf_device: Option<u64>,
+    /// The pointer: the output that it is on, and how it looks there.
+    cursor: Option<(usize, CursorView)>,
+    toplevels: ForeignToplevelListState,
+    windows: Vec<Window>,
+}
+
+impl ForeignToplevelListHandler for State {
+    fn foreign_toplevel_list_state(&mut self) -> &mut ForeignToplevelListState {
+        &mut self.toplevels
+    }
 }
 
 impl CaptureHandler for State {
@@ -99,6 +124,18 @@ impl CaptureHandler for State {
     fn dmabuf_device(&self) -> Option<u64> {
         self.dmabuf_device
     }
+
+    fn cursor_view(&mut self, output: &Output) -> Option<CursorView> {
+        let (nth, view) = self.cursor.as_ref()?;
+        (self.screens.get(*nth)?.output == *output).then(|| view.clone())
+    }
+
+    fn capture_toplevel(&mut self, identifier: &str) -> Option<&mut OutputCapture> {
+        let of = |window: &&mut Window| *window.identifier == *identifier;
+        Some(&mut self.windows.iter_mut().find(of)?.capture)
+    }
+
+    fn toplevel_wanted(&mut self, _identifier: &str) {}
 
     fn may_capture(&self, client: &Client) -> bool {
         let data = client.get_data::<Connected>();
@@ -157,6 +194,7 @@ delegate_capture_protocols!(State);
 delegate_guarded_shm!(State);
 delegate_compositor!(State);
 delegate_dmabuf!(State);
+delegate_foreign_toplevel_list!(State);
 delegate_output!(State);
 delegate_seat!(State);
 
@@ -228,6 +266,9 @@ impl Server {
             protocols: CaptureProtocols::new::<State>(&handle, allowed),
             sender,
             dmabuf_device,
+            cursor: None,
+            toplevels: ForeignToplevelListState::new_with_filter::<State>(&handle, allowed),
+            windows: Vec::new(),
         };
         let mut server = Self {
             display,
@@ -347,10 +388,24 @@ impl Server {
             .unwrap();
     }
 
+    pub fn set_scale(&mut self, scale: i32) {
+        let scale = smithay::output::Scale::Integer(scale);
+        self.state.screens[0]
+            .output
+            .change_current_state(None, None, Some(scale), None);
+    }
+
     pub fn set_transform(&mut self, transform: Transform) {
         self.state.screens[0]
             .output
             .change_current_state(None, Some(transform), None, None);
+    }
+
+    /// The pointer is on this output now, looks like this and points there; or it is nowhere.
+    pub fn set_cursor(&mut self, cursor: Option<(usize, CursorView)>) {
+        self.state.cursor = cursor;
+        protocols::cursor_changed(&mut self.state);
+        self.deliver();
     }
 
     /// Unplugs an output.
@@ -366,6 +421,86 @@ impl Server {
         let output = self.state.screens[0].output.clone();
         protocols::output_gone(&mut self.state, &output);
         self.dispatch();
+    }
+
+    // --- windows ---
+
+    /// Opens a window, and makes it known to clients.
+    pub fn open_window(&mut self, title: &str, size: (u32, u32)) {
+        let handle = self.state.toplevels.new_toplevel::<State>(title, "app");
+        let refresh = Duration::from_millis(16);
+        self.state.windows.push(Window {
+            identifier: handle.identifier().into(),
+            handle,
+            capture: OutputCapture::new(CaptureConfig::default(), refresh, Arc::new(|| {})),
+            slots: Vec::new(),
+            pixel: 0,
+        });
+        self.resize_window(self.state.windows.len() - 1, size);
+    }
+
+    pub fn resize_window(&mut self, nth: usize, (width, height): (u32, u32)) {
+        let window = &mut self.state.windows[nth];
+        window.slots = (0..3).map(|_| Arc::default()).collect();
+        let memories = window
+            .slots
+            .iter()
+            .map(|slot| slot.clone() as Arc<dyn SlotMemory>);
+        let format = FrameFormat {
+            width,
+            height,
+            fourcc: DrmFourcc::Xrgb8888,
+            modifier: DrmModifier::Linear,
+            stride: width * 4,
+            offset: 0,
+        };
+        window
+            .capture
+            .set_buffers(format, memories.collect(), Time::now())
+            .unwrap();
+        let identifier = window.identifier.clone();
+        protocols::toplevel_changed(&mut self.state, &identifier);
+        self.deliver();
+    }
+
+    /// The window has this colour now.
+    pub fn paint_window(&mut self, nth: usize, pixel: u32) {
+        let window = &mut self.state.windows[nth];
+        window.pixel = pixel;
+        let full = window.capture.format().unwrap().full();
+        window.capture.committed(&[full], None);
+        self.deliver();
+    }
+
+    pub fn close_window(&mut self, nth: usize) {
+        let window = self.state.windows.remove(nth);
+        protocols::toplevel_gone(&mut self.state, &window.identifier);
+        self.state.toplevels.remove_toplevel(&window.handle);
+        self.dispatch();
+    }
+
+    fn draw_windows(&mut self, now: Time) {
+        let mut polled = Vec::new();
+        for window in &mut self.state.windows {
+            if window.capture.demand(now) == Demand::Now {
+                self.next_job += 1;
+                let job = JobId(self.next_job);
+                let slot = window.capture.arm(job, Producer::Render, now).unwrap();
+                let format = window.capture.format().unwrap();
+                window.slots[usize::from(slot.index)].write(|bytes| {
+                    *bytes = window
+                        .pixel
+                        .to_le_bytes()
+                        .repeat((format.width * format.height) as usize);
+                });
+                window.capture.committed(&[], Some(job));
+                window.capture.complete(job, now, now);
+            }
+            polled.push((window.identifier.clone(), window.capture.poll(now)));
+        }
+        for (identifier, events) in polled {
+            protocols::deliver_toplevel(&mut self.state, &identifier, events);
+        }
     }
 
     // --- the display ---
@@ -440,6 +575,7 @@ impl Server {
     }
 
     fn deliver_at(&mut self, now: Time) {
+        self.draw_windows(now);
         let mut polled = Vec::new();
         for screen in &mut self.state.screens {
             polled.push((screen.output.clone(), screen.capture.poll(now)));

@@ -74,6 +74,9 @@ const GLOBALS: &[(&str, u32)] = &[
     ("ext_output_image_capture_source_manager_v1", 1),
     ("ext_image_copy_capture_manager_v1", 1),
     ("zwlr_export_dmabuf_manager_v1", 1),
+    ("zwlr_screencopy_manager_v1", 3),
+    ("ext_foreign_toplevel_list_v1", 1),
+    ("ext_foreign_toplevel_image_capture_source_manager_v1", 1),
 ];
 
 #[test]

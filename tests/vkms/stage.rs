@@ -108,6 +108,13 @@ impl Stage<'_> {
         self.guest.spawn(name, command)
     }
 
+    /// Waits until somebody has begun to capture by screencopy.
+    pub fn wait_for_capture(&self, patience: std::time::Duration) {
+        crate::machine::wait_until("a capture", patience, || {
+            self.vitrine.log().contains("capture by screencopy begins")
+        });
+    }
+
     /// Ends vitrine and gives its counters of an output.
     pub fn finish(mut self, output: &str) -> Summary {
         self.vitrine.signal(Signal::TERM);

@@ -20,9 +20,9 @@ pub use self::{pixels::can_convert, pool::CopyPool};
 /// How the pixels of a target lie in its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TargetLayout {
-    /// Pixels in a row; must be the frame's.
+    /// Pixels in a row; must be those of the copied area.
     pub width: u32,
-    /// Rows; must be the frame's.
+    /// Rows; must be those of the copied area.
     pub height: u32,
     /// Pixel format; see [`can_convert`].
     pub fourcc: DrmFourcc,
@@ -56,14 +56,16 @@ pub fn copy_pixels(
     target: &mut [u8],
     rects: &[Rect],
 ) -> Result<CopyReport, CopyError> {
-    pixels::Plan::new(from, to)?.run(source, target, rects)
+    pixels::Plan::new(from, from.full(), to)?.run(source, target, rects)
 }
 
 /// One copy.
 pub struct CopyJob {
     /// The frame; released when the copy is made, before `done`.
     pub lease: Lease,
-    /// The pixels to be copied; what is outside of the frame is ignored.
+    /// The part of the frame that the target holds; `None` for all of it. Its top left pixel becomes the target's.
+    pub area: Option<Rect>,
+    /// The pixels to be copied, in coordinates of the frame; what is outside of the area is ignored.
     pub rects: Vec<Rect>,
     /// Where to.
     pub target: Box<dyn CopyTarget>,

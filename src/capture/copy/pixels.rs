@@ -78,16 +78,25 @@ pub fn can_convert(from: DrmFourcc, to: DrmFourcc) -> bool {
 pub(super) struct Plan {
     conversion: Conversion,
     from: FrameFormat,
+    /// What is copied of the frame; inside of it.
+    area: Rect,
     to: TargetLayout,
 }
 
 impl Plan {
-    pub fn new(from: FrameFormat, to: TargetLayout) -> Result<Self, CopyError> {
+    pub fn new(from: FrameFormat, area: Rect, to: TargetLayout) -> Result<Self, CopyError> {
         let wrong = |what: String| Err(CopyError::BufferConstraints(what));
-        if (from.width, from.height) != (to.width, to.height) {
+        if clip(area, from.full()) != Some(area) {
+            return wrong(format!(
+                "it shows {area:?}, the frame is {}x{}",
+                from.width, from.height
+            ));
+        }
+        let size = (u32::try_from(area.size.w), u32::try_from(area.size.h));
+        if size != (Ok(to.width), Ok(to.height)) {
             return wrong(format!(
                 "it is {}x{}, the frame is {}x{}",
-                to.width, to.height, from.width, from.height
+                to.width, to.height, area.size.w, area.size.h
             ));
         }
         let Some(conversion) = conversion(from.fourcc, to.fourcc) else {
@@ -110,6 +119,7 @@ impl Plan {
         Ok(Self {
             conversion,
             from,
+            area,
             to,
         })
     }
@@ -130,10 +140,7 @@ impl Plan {
             return Err(CopyError::BufferConstraints(what));
         }
         let mut report = CopyReport::default();
-        for rect in rects
-            .iter()
-            .filter_map(|rect| clip(*rect, self.from.full()))
-        {
+        for rect in rects.iter().filter_map(|rect| clip(*rect, self.area)) {
             let bytes = self.copy_rect(source, target, rect).ok_or_else(|| {
                 std::io::Error::new(
                     std::io::ErrorKind::UnexpectedEof,
@@ -163,15 +170,20 @@ impl Plan {
             usize::try_from(rect.size.w).ok()?,
             usize::try_from(rect.size.h).ok()?,
         );
-        let start = |offset: u32, stride: u32, row: usize| {
-            row.checked_mul(usize::try_from(stride).ok()?)?
+        let (left, top) = (
+            usize::try_from(self.area.loc.x).ok()?,
+            usize::try_from(self.area.loc.y).ok()?,
+        );
+        let start = |offset: u32, stride: u32, x: usize, y: usize| {
+            y.checked_mul(usize::try_from(stride).ok()?)?
                 .checked_add(usize::try_from(offset).ok()?)?
                 .checked_add(x.checked_mul(bpp)?)
         };
         let length = w.checked_mul(bpp)?;
         for row in y..y.checked_add(h)? {
-            let from = start(self.from.offset, self.from.stride, row)?;
-            let to = start(self.to.offset, self.to.stride, row)?;
+            let from = start(self.from.offset, self.from.stride, x, row)?;
+            let (x, row) = (x.checked_sub(left)?, row.checked_sub(top)?);
+            let to = start(self.to.offset, self.to.stride, x, row)?;
             let from = source.get(from..from.checked_add(length)?)?;
             let to = target.get_mut(to..to.checked_add(length)?)?;
             copy_row(from, to, self.conversion);

@@ -148,6 +148,7 @@ fn finish(job: CopyJob, result: Result<CopyReport, CopyError>) {
         lease,
         target,
         done,
+        area: _,
         rects: _,
     } = job;
     let ended = catch_unwind(AssertUnwindSafe(move || {
@@ -164,7 +165,9 @@ fn copy(job: &mut CopyJob) -> Result<CopyReport, CopyError> {
     if job.lease.is_void() {
         return Err(CopyError::Void);
     }
-    let plan = Plan::new(job.lease.frame().format, job.target.layout())?;
+    let format = job.lease.frame().format;
+    let area = job.area.unwrap_or_else(|| format.full());
+    let plan = Plan::new(format, area, job.target.layout())?;
     let mut outcome = None;
     let mut target_outcome = Ok(());
     let (target, rects) = (&mut job.target, &job.rects);

@@ -107,6 +107,7 @@ fn copy_with(
     let done = Box::new(move |result| sender.send(result).unwrap());
     pool.submit(CopyJob {
         lease,
+        area: None,
         rects,
         target,
         done,
@@ -277,6 +278,7 @@ fn a_pool_with_a_copy_that_hangs_refuses_the_surplus_and_still_ends() {
         });
         pool.submit(CopyJob {
             lease,
+            area: None,
             rects: vec![],
             target,
             done,
@@ -305,4 +307,46 @@ fn a_pool_with_a_copy_that_hangs_refuses_the_surplus_and_still_ends() {
         ));
     }
     drop(unblock);
+}
+
+#[test]
+fn an_area_of_the_frame_becomes_a_picture_of_its_own() {
+    let layout = TargetLayout {
+        width: 2,
+        height: 2,
+        ..target(DrmFourcc::Xrgb8888).layout
+    };
+    let part = |area: Rect, rects: Vec<Rect>| {
+        let target = Target {
+            layout,
+            bytes: Arc::new(Mutex::new(vec![7; 4 + 3 * 16])),
+        };
+        let pool = CopyPool::new(1).unwrap();
+        let (_capture, lease) = lease(picture());
+        let (sender, receiver) = mpsc::channel();
+        pool.submit(CopyJob {
+            lease,
+            area: Some(area),
+            rects,
+            target: Box::new(target.clone()),
+            done: Box::new(move |result| sender.send(result).unwrap()),
+        });
+        (receiver.recv_timeout(PATIENCE).unwrap(), target)
+    };
+    let (report, target) = part(rect(2, 1, 2, 2), vec![rect(0, 0, 100, 100)]);
+    assert_eq!(
+        (report.unwrap().bytes, first_bytes(&target)),
+        (16, [12, 13, 22, 23])
+    );
+    let (_, target) = part(rect(2, 1, 2, 2), vec![rect(3, 0, 1, 2)]);
+    assert_eq!(first_bytes(&target), [7, 13, 7, 7]);
+    for outside in [rect(3, 1, 2, 2), rect(-1, 0, 2, 2), rect(0, 0, 2, 3)] {
+        let (report, _) = part(outside, vec![outside]);
+        assert!(report.unwrap_err().is_constraints(), "{outside:?}");
+    }
+}
+
+/// The first bytes of the four pixels of a 2x2 target.
+fn first_bytes(target: &Target) -> [u8; 4] {
+    [(0, 0), (1, 0), (0, 1), (1, 1)].map(|(x, y)| pixel(target, x, y)[0])
 }

@@ -364,3 +364,53 @@ fn a_lease_dropped_on_another_thread_wakes_the_loop_once_per_batch() {
     capture.poll(ms(2));
     assert_eq!(capture.stats().held, 0);
 }
+
+#[test]
+fn a_session_that_looks_at_an_area_waits_for_damage_there() {
+    let mut capture = output();
+    let area = rect(10, 10, 20, 20);
+    let session = capture.open_area_session(ClientId(1), COPY, area);
+    capture.request(session, ms(1)).unwrap();
+    let first = capture_commit(&mut capture, 1, &[], 1);
+    assert_eq!(
+        deliveries(&capture.poll(ms(1))),
+        [(session, first, vec![area])]
+    );
+    capture.request(session, ms(2)).unwrap();
+    // Elsewhere, captured or not: no reason to capture for this one.
+    capture.committed(&[rect(0, 0, 10, 64)], None);
+    assert_eq!(capture.demand(ms(2)), Demand::OnDamage);
+    capture_commit(&mut capture, 2, &[rect(30, 0, 10, 64)], 2);
+    assert!(capture.poll(ms(2)).is_empty());
+    assert_eq!(capture.demand(ms(2)), Demand::OnDamage);
+    capture.committed(&[rect(0, 0, 11, 11)], None);
+    assert_eq!(capture.demand(ms(3)), Demand::Now);
+    let third = capture_commit(&mut capture, 3, &[], 3);
+    assert_eq!(
+        deliveries(&capture.poll(ms(3))),
+        [(session, third, vec![rect(10, 10, 1, 1)])]
+    );
+    capture.verify_invariants().unwrap();
+}
+
+#[test]
+fn a_fresh_request_is_answered_by_a_newer_frame_without_damage() {
+    let mut capture = output();
+    let session = capture.open_session(ClientId(1), COPY);
+    capture.request_fresh(session, ms(1)).unwrap();
+    let first = capture_commit(&mut capture, 1, &[], 1);
+    assert_eq!(deliveries(&capture.poll(ms(1)))[0].1, first);
+    capture.request_fresh(session, ms(2)).unwrap();
+    assert!(capture.poll(ms(2)).is_empty(), "the same frame twice");
+    assert_eq!(capture.demand(ms(2)), Demand::Now);
+    capture.arm(JobId(2), Producer::Writeback, ms(2)).unwrap();
+    capture.committed(&[], Some(JobId(2)));
+    assert_eq!(capture.demand(ms(2)), Demand::None, "one job is enough");
+    capture.complete(JobId(2), ms(2), ms(2));
+    let delivered = deliveries(&capture.poll(ms(2)));
+    assert_eq!(delivered.len(), 1);
+    assert!(delivered[0].1 > first);
+    // The wish ends with its request.
+    capture.request(session, ms(3)).unwrap();
+    assert_eq!(capture.demand(ms(3)), Demand::OnDamage);
+}

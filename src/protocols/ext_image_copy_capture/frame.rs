@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use smithay::output::Output;
 use wayland_protocols::ext::image_copy_capture::v1::server::ext_image_copy_capture_frame_v1::{
     Error, FailureReason,
 };
@@ -13,11 +12,12 @@ use crate::{
         CopyError, CopyJob, CopyReport, DamageSet, FrameFormat, FrameInfo, Lease, RequestId,
     },
     geometry::Rect,
-    protocols::{split_time, target, CaptureHandler, Delivery, LoopTask},
+    protocols::{source::CaptureSource, split_time, target, CaptureHandler, Delivery, LoopTask},
     time::Time,
 };
 
 use super::{
+    cursor,
     session::{self, CopySource},
     Frame, FrameKey, SessionKey,
 };
@@ -61,6 +61,8 @@ pub(super) struct ReadyCopy {
     key: FrameKey,
     lease: Lease,
     damage: Vec<Rect>,
+    /// The point of a pointer's picture that points.
+    hotspot: Option<(i32, i32)>,
 }
 
 impl CopyFrame {
@@ -201,14 +203,14 @@ fn refuse_buffer<D: CaptureHandler>(
 }
 
 fn start_anew<D: CaptureHandler>(state: &mut D, source: &CopySource) {
-    if let Some(capture) = state.capture_output(&source.output) {
+    if let Some(capture) = source.of.capture(state) {
         capture.invalidate_session(source.id);
     }
 }
 
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource) {
-    let requested = match state.capture_output(&source.output) {
+    let requested = match source.of.capture(state) {
         Some(capture) => capture.request(source.id, Time::now()),
         None => return fail(state, key, FailureReason::Stopped),
     };
@@ -217,7 +219,7 @@ fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource)
             if let Some(frame) = state.capture_protocols().copy.frame_mut(key) {
                 frame.stage = Stage::Waiting(request);
             }
-            state.capture_wanted(&source.output);
+            source.of.wanted(state);
         }
         Err(error) => {
             tracing::warn!(target: "vitrine::protocols", session = %source.id, %error, "request refused");
@@ -229,7 +231,7 @@ fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource)
 /// A picture for a session of this protocol. It goes back if nobody waits for it any more.
 pub(in crate::protocols) fn deliver<D: CaptureHandler>(
     state: &mut D,
-    output: &Output,
+    of: &CaptureSource,
     delivery: Delivery,
 ) {
     let Delivery {
@@ -239,7 +241,7 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
         damage,
     } = delivery;
     let copy = &mut state.capture_protocols().copy;
-    let key = copy.find(output, session);
+    let key = copy.find(of, session);
     let frame = key.and_then(|key| {
         let frame = copy.sessions.get_mut(&key)?.frame.as_mut()?;
         if frame.stage != Stage::Waiting(request) {
@@ -252,11 +254,20 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
         })
     });
     match frame {
-        Some(key) => start_copy(state, ReadyCopy { key, lease, damage }),
+        Some(key) => {
+            let hotspot = cursor::newest_hotspot(state, of);
+            let ready = ReadyCopy {
+                key,
+                lease,
+                damage,
+                hotspot,
+            };
+            start_copy(state, ready);
+        }
         None => {
             // The frame died between the answer and now. Its damage is not lost.
             drop(lease);
-            if let Some(capture) = state.capture_output(output) {
+            if let Some(capture) = of.capture(state) {
                 capture.invalidate_session(session);
             }
         }
@@ -301,15 +312,20 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
     }
     session.copying = true;
     copy.running += 1;
-    let damage = ready.damage.clone();
+    let (damage, hotspot) = (ready.damage.clone(), ready.hotspot);
     let loop_sender = state.run_in_loop();
     let job = CopyJob {
         lease: ready.lease,
+        area: None,
         rects: region.into_rects(),
         target,
         done: Box::new(move |result| {
-            let task: LoopTask<D> =
-                Box::new(move |state| finish_copy(state, key, &info, &damage, result));
+            let task: LoopTask<D> = Box::new(move |state| {
+                if let (Ok(_), Some(hotspot)) = (&result, hotspot) {
+                    cursor::before_ready(state, key, hotspot);
+                }
+                finish_copy(state, key, &info, &damage, result);
+            });
             // The loop is gone only when the compositor ends.
             let _ = loop_sender.send(task);
         }),
@@ -342,7 +358,7 @@ fn finish_copy<D: CaptureHandler>(
                     audit.frame(info, report.bytes);
                 }
                 if let Some(source) = source {
-                    if let Some(capture) = state.capture_output(&source.output) {
+                    if let Some(capture) = source.of.capture(state) {
                         capture.record_copy(source.id, &report);
                         capture.record_ready(source.id, info.presented, Time::now());
                     }
@@ -365,7 +381,7 @@ fn drain_backlog<D: CaptureHandler>(state: &mut D) {
 
 fn send_ready(object: &Frame, source: Option<&CopySource>, info: &FrameInfo, damage: &[Rect]) {
     let transform = source
-        .map(|source| source.output.current_transform())
+        .map(|source| source.of.transform())
         .unwrap_or_default();
     object.transform(transform.into());
     for rect in damage {
@@ -388,7 +404,7 @@ fn recover<D: CaptureHandler>(
     };
     tracing::warn!(
         target: "vitrine::protocols",
-        session = %source.id, output = source.output.name(), %error, "copy failed"
+        session = %source.id, source = source.of.name(), %error, "copy failed"
     );
     start_anew(state, &source);
     if error.is_constraints() {
@@ -473,7 +489,7 @@ fn waiting<D: CaptureHandler>(
 }
 
 fn cancel<D: CaptureHandler>(state: &mut D, source: &CopySource, request: RequestId) {
-    if let Some(capture) = state.capture_output(&source.output) {
+    if let Some(capture) = source.of.capture(state) {
         capture.cancel(request);
     }
 }
@@ -492,7 +508,7 @@ pub(super) fn object_destroyed<D: CaptureHandler>(state: &mut D, key: FrameKey) 
     match (frame.stage, source) {
         (Stage::Waiting(request), Some(source)) => {
             cancel(state, &source, request);
-            state.capture_wanted(&source.output);
+            source.of.wanted(state);
         }
         // Put off or under way: the client never sees this picture.
         (Stage::Copying, Some(source)) => start_anew(state, &source),

@@ -4,13 +4,11 @@
 //! `create_frame` to `ready` or `failed`. All state lives in `CopyCaptures`; the Wayland objects carry only keys, so
 //! that any object may be destroyed at any moment, a copy under way included.
 
+mod cursor;
 mod frame;
 mod session;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::collections::{HashMap, VecDeque};
 
 use smithay::output::Output;
 use wayland_protocols::ext::image_copy_capture::v1::server::{
@@ -21,19 +19,22 @@ use wayland_server::{
     backend, Client, DataInit, Dispatch, DisplayHandle, GlobalDispatch, New, Resource, WEnum,
 };
 
-use crate::capture::{ClientId, SessionId};
+use crate::capture::{ClientId, OutputCapture, SessionId};
 
 use self::{
+    cursor::{CursorCapture, CursorState},
     frame::{CopyFrame, ReadyCopy},
     session::CopySession,
 };
 use super::{
-    ext_image_capture_source::SourceData, CaptureGlobalData, CaptureHandler, CaptureProtocols,
+    ext_image_capture_source::SourceData, source::CaptureSource, CaptureGlobalData, CaptureHandler,
+    CaptureProtocols,
 };
 
 pub(super) use self::{
+    cursor::{cursor_changed, output_gone as cursor_output_gone, poll as poll_cursor},
     frame::deliver,
-    session::{output_changed, output_gone, rights_changed},
+    session::{rights_changed, source_changed, source_gone},
 };
 
 pub use ext_image_copy_capture_cursor_session_v1::ExtImageCopyCaptureCursorSessionV1 as CursorSession;
@@ -62,6 +63,10 @@ pub(super) struct CopyCaptures {
     /// Delivered frames whose copy cannot start yet: the session's previous copy still runs, or the pool has enough.
     /// Bounded by the number of sessions, since each has one frame at most.
     backlog: VecDeque<ReadyCopy>,
+    /// Cursor session objects.
+    cursor_sessions: HashMap<CursorKey, CursorState>,
+    /// The pointer's pictures, of each output where somebody captures them.
+    cursors: HashMap<Output, CursorCapture>,
 }
 
 impl CopyCaptures {
@@ -102,10 +107,10 @@ impl CopyCaptures {
     }
 
     /// The session that capture/ knows by this number on this output.
-    fn find(&self, output: &Output, id: SessionId) -> Option<SessionKey> {
+    fn find(&self, of: &CaptureSource, id: SessionId) -> Option<SessionKey> {
         self.sessions
             .iter()
-            .find(|(_, session)| session.source.as_ref().is_some_and(|s| s.is(output, id)))
+            .find(|(_, session)| session.source.as_ref().is_some_and(|s| s.is(of, id)))
             .map(|(key, _)| *key)
     }
 
@@ -116,21 +121,28 @@ impl CopyCaptures {
         self.sessions.values().filter(is_of).count()
     }
 
-    /// All sessions on this output that were not stopped.
-    fn on_output(&self, output: &Output) -> Vec<SessionKey> {
+    /// The frames of the pointer on this output.
+    pub(super) fn cursor_of(&mut self, output: &Output) -> Option<&mut OutputCapture> {
+        self.cursors.get_mut(output).map(CursorCapture::capture_mut)
+    }
+
+    pub(super) fn cursor_session_count(&self) -> usize {
+        self.cursor_sessions.len()
+    }
+
+    /// All sessions of this source that were not stopped.
+    fn on_source(&self, of: &CaptureSource) -> Vec<SessionKey> {
         self.sessions
             .iter()
-            .filter(|(_, session)| session.source.as_ref().is_some_and(|s| &s.output == output))
+            .filter(|(_, session)| session.source.as_ref().is_some_and(|s| &s.of == of))
             .map(|(key, _)| *key)
             .collect()
     }
 }
 
-/// The data of a cursor session: whether its one capture session was made already.
-#[derive(Debug, Default)]
-pub struct CursorSessionData {
-    capture_session_made: AtomicBool,
-}
+/// Names a cursor session object; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CursorKey(u64);
 
 impl<D> GlobalDispatch<CopyCaptureManager, CaptureGlobalData, D> for CaptureProtocols
 where
@@ -159,7 +171,7 @@ where
     D: CaptureHandler
         + Dispatch<CopyCaptureManager, ()>
         + Dispatch<Session, SessionKey>
-        + Dispatch<CursorSession, CursorSessionData>,
+        + Dispatch<CursorSession, CursorKey>,
 {
     fn request(
         state: &mut D,
@@ -189,13 +201,26 @@ where
                         return;
                     }
                 };
-                let output = source.data::<SourceData>().and_then(SourceData::output);
+                let source = source.data::<SourceData>().and_then(SourceData::source);
                 let paint_cursors = options.contains(Options::PaintCursors);
-                let output = output.filter(|_| state.may_capture(client));
-                session::create(state, display, client, key, resource, output, paint_cursors);
+                session::create(
+                    state,
+                    display,
+                    client,
+                    (key, resource),
+                    source,
+                    paint_cursors,
+                );
             }
-            Request::CreatePointerCursorSession { session, .. } => {
-                data_init.init(session, CursorSessionData::default());
+            // Which pointer does not matter, there is one seat; most clients release theirs right after this.
+            Request::CreatePointerCursorSession {
+                session, source, ..
+            } => {
+                let key = CursorKey(state.capture_protocols().copy.next_key());
+                let object = data_init.init(session, key);
+                let source = source.data::<SourceData>().and_then(SourceData::source);
+                let source = source.filter(|_| state.may_capture(client));
+                cursor::create(state, key, object, source);
             }
             Request::Destroy => {}
             // The enum is open for versions that are never announced.
@@ -285,17 +310,17 @@ where
     }
 }
 
-impl<D> Dispatch<CursorSession, CursorSessionData, D> for CaptureProtocols
+impl<D> Dispatch<CursorSession, CursorKey, D> for CaptureProtocols
 where
-    D: CaptureHandler + Dispatch<CursorSession, CursorSessionData> + Dispatch<Session, SessionKey>,
+    D: CaptureHandler + Dispatch<CursorSession, CursorKey> + Dispatch<Session, SessionKey>,
 {
     fn request(
         state: &mut D,
-        _client: &Client,
+        client: &Client,
         resource: &CursorSession,
         request: ext_image_copy_capture_cursor_session_v1::Request,
-        data: &CursorSessionData,
-        _display: &DisplayHandle,
+        cursor: &CursorKey,
+        display: &DisplayHandle,
         data_init: &mut DataInit<'_, D>,
     ) {
         use ext_image_copy_capture_cursor_session_v1::{Error, Request};
@@ -304,17 +329,28 @@ where
                 // The new object is initialised in every case: wayland-server panics over one that is not.
                 let key = SessionKey(state.capture_protocols().copy.next_key());
                 let session = data_init.init(session, key);
-                if data.capture_session_made.swap(true, Ordering::Relaxed) {
-                    resource.post_error(
+                match cursor::take_capture_session(state, *cursor, key) {
+                    Ok(source) => {
+                        session::create(state, display, client, (key, session), source, false);
+                    }
+                    Err(cursor::Duplicate) => resource.post_error(
                         Error::DuplicateSession,
                         "the capture session of this cursor session was made already",
-                    );
-                    return;
+                    ),
                 }
-                session::create_stopped(state, key, session);
             }
+            // `destroyed` does the work: it is called for dying clients too.
             Request::Destroy => {}
             _ => {}
         }
+    }
+
+    fn destroyed(
+        state: &mut D,
+        _client: backend::ClientId,
+        _resource: &CursorSession,
+        key: &CursorKey,
+    ) {
+        cursor::object_destroyed(state, *key);
     }
 }

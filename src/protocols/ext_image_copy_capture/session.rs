@@ -1,14 +1,15 @@
 //! Sessions: what they capture, which constraints they have told, when they stop.
 
-use smithay::{output::Output, wayland::shm::fourcc_to_shm_format};
+use smithay::wayland::shm::fourcc_to_shm_format;
 use wayland_server::{Client, DisplayHandle, Resource};
 
 use crate::{
     capture::{ClientId, FrameFormat, SessionId, SessionKind},
-    protocols::{audit::Audit, current_format, target, CaptureHandler},
+    protocols::{audit::Audit, source::CaptureSource, target, CaptureHandler},
 };
 
 use super::{
+    cursor,
     frame::{self, CopyFrame},
     Session, SessionKey,
 };
@@ -37,13 +38,13 @@ pub(super) struct CopySession {
 #[derive(Debug, Clone)]
 pub(super) struct CopySource {
     pub(super) client: ClientId,
-    pub(super) output: Output,
+    pub(super) of: CaptureSource,
     pub(super) id: SessionId,
 }
 
 impl CopySource {
-    pub(super) fn is(&self, output: &Output, id: SessionId) -> bool {
-        self.id == id && &self.output == output
+    pub(super) fn is(&self, of: &CaptureSource, id: SessionId) -> bool {
+        self.id == id && &self.of == of
     }
 }
 
@@ -67,14 +68,13 @@ impl CopySession {
     }
 }
 
-/// Opens a session on an output, or a stopped one if the output is gone.
+/// Opens a session on a source, or a stopped one if the source is gone or the client has no right to it.
 pub(super) fn create<D: CaptureHandler>(
     state: &mut D,
     display: &DisplayHandle,
     client: &Client,
-    key: SessionKey,
-    object: Session,
-    output: Option<Output>,
+    (key, object): (SessionKey, Session),
+    of: Option<CaptureSource>,
     paint_cursors: bool,
 ) {
     let client_id = state.capture_protocols().clients.id_of(display, client);
@@ -87,11 +87,12 @@ pub(super) fn create<D: CaptureHandler>(
         return;
     }
     let kind = SessionKind::Copy { paint_cursors };
-    let source = output.and_then(|output| {
-        let id = state.capture_output(&output)?.open_session(client_id, kind);
+    let of = of.filter(|_| state.may_capture(client));
+    let source = of.and_then(|of| {
+        let id = of.capture(state)?.open_session(client_id, kind);
         Some(CopySource {
             client: client_id,
-            output,
+            of,
             id,
         })
     });
@@ -103,13 +104,13 @@ pub(super) fn create<D: CaptureHandler>(
     let audit = Audit::begin(
         state.peer(display, client),
         "ext-image-copy-capture",
-        source.output.name(),
+        source.of.name(),
         source.id,
     );
-    let output = source.output.clone();
+    let of = source.of.clone();
     let mut session = CopySession::new(object, Some(source));
     session.audit = Some(audit);
-    send_constraints(state, &session, &output);
+    send_constraints(state, &session, &of);
     state.capture_protocols().copy.sessions.insert(key, session);
 }
 
@@ -143,18 +144,18 @@ pub(super) fn forget_if_unused<D: CaptureHandler>(state: &mut D, key: SessionKey
 }
 
 fn close<D: CaptureHandler>(state: &mut D, source: &CopySource) {
-    if let Some(capture) = state.capture_output(&source.output) {
+    if let Some(capture) = source.of.capture(state) {
         capture.close_session(source.id);
     }
-    state.capture_wanted(&source.output);
+    source.of.wanted(state);
 }
 
 /// See [`crate::protocols::output_changed`].
-pub(in crate::protocols) fn output_changed<D: CaptureHandler>(state: &mut D, output: &Output) {
-    for key in state.capture_protocols().copy.on_output(output) {
+pub(in crate::protocols) fn source_changed<D: CaptureHandler>(state: &mut D, of: &CaptureSource) {
+    for key in state.capture_protocols().copy.on_source(of) {
         // Taken out for the moment: sending needs the state, too.
         if let Some(session) = state.capture_protocols().copy.sessions.remove(&key) {
-            send_constraints(state, &session, output);
+            send_constraints(state, &session, of);
             state.capture_protocols().copy.sessions.insert(key, session);
         }
         frame::fail_if_unfit(state, key);
@@ -162,8 +163,8 @@ pub(in crate::protocols) fn output_changed<D: CaptureHandler>(state: &mut D, out
 }
 
 /// See [`crate::protocols::output_gone`].
-pub(in crate::protocols) fn output_gone<D: CaptureHandler>(state: &mut D, output: &Output) {
-    for key in state.capture_protocols().copy.on_output(output) {
+pub(in crate::protocols) fn source_gone<D: CaptureHandler>(state: &mut D, of: &CaptureSource) {
+    for key in state.capture_protocols().copy.on_source(of) {
         frame::fail_waiting_as_stopped(state, key);
         stop(state, key);
     }
@@ -171,6 +172,7 @@ pub(in crate::protocols) fn output_gone<D: CaptureHandler>(state: &mut D, output
 
 /// See [`crate::protocols::rights_changed`].
 pub(in crate::protocols) fn rights_changed<D: CaptureHandler>(state: &mut D) {
+    cursor::rights_changed(state);
     let running = state.capture_protocols().copy.running_sessions();
     for (key, client) in running {
         // Without a client nobody is left to be told; its objects are about to be destroyed.
@@ -198,17 +200,15 @@ fn stop<D: CaptureHandler>(state: &mut D, key: SessionKey) {
 ///
 /// `buffer_size` comes first and XRGB8888 before ARGB8888: one client in the field computes its stride when the first
 /// `shm_format` arrives, and takes no other.
-fn send_constraints<D: CaptureHandler>(state: &mut D, session: &CopySession, output: &Output) {
+fn send_constraints<D: CaptureHandler>(state: &mut D, session: &CopySession, of: &CaptureSource) {
     let Some(object) = &session.object else {
         return;
     };
-    let format = current_format(state, output);
-    let Some((width, height)) = format.as_ref().map(|f| (f.width, f.height)).or_else(|| {
-        // No buffers yet: the mode says what they will be.
-        let size = output.current_mode()?.size;
-        Some((u32::try_from(size.w).ok()?, u32::try_from(size.h).ok()?))
-    }) else {
-        // No mode either. `output_changed` comes when there is one.
+    let format = of.format(state);
+    let size = format.as_ref().map(|f| (f.width, f.height));
+    // No buffers yet: an output's mode says what they will be.
+    let Some((width, height)) = size.or_else(|| of.coming_size()) else {
+        // No mode either, or a pointer that was not seen yet. `source_changed` comes when there is one.
         return;
     };
     object.buffer_size(width, height);
@@ -218,7 +218,7 @@ fn send_constraints<D: CaptureHandler>(state: &mut D, session: &CopySession, out
     {
         object.shm_format(format);
     }
-    if let Some(device) = state.dmabuf_device() {
+    if let Some(device) = state.dmabuf_device().filter(|_| of.takes_dmabufs()) {
         object.dmabuf_device(device.to_ne_bytes().to_vec());
         for fourcc in target::dmabuf_formats(format.as_ref()) {
             object.dmabuf_format(fourcc as u32, target::LINEAR.to_ne_bytes().to_vec());
@@ -232,5 +232,5 @@ pub(super) fn format_of<D: CaptureHandler>(
     state: &mut D,
     source: &CopySource,
 ) -> Option<FrameFormat> {
-    current_format(state, &source.output)
+    source.of.format(state)
 }
