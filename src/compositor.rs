@@ -12,6 +12,7 @@ mod control;
 mod device;
 mod flush;
 mod frames;
+mod gather;
 mod handlers;
 mod input;
 mod leases;
@@ -123,6 +124,9 @@ pub struct Vitrine {
     /// The next deadline of all screens and captures.
     alarm: Option<(Time, RegistrationToken)>,
     flushing: flush::Flushing,
+    /// The clients' messages in the event loop, and whether they rest (`gather`).
+    display_token: Option<RegistrationToken>,
+    gathering: bool,
     /// A lease was dropped in this turn.
     released: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
@@ -193,7 +197,7 @@ impl Vitrine {
         let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle, filter);
         let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
         insert_tasks(&event_loop, task_source)?;
-        insert_display(&event_loop, display)?;
+        let display_token = Some(insert_display(&event_loop, display)?);
         let results = tasks.clone();
         let copier = Copier::new(move |filled| {
             // The loop is gone only at exit; nobody waits for a frame then.
@@ -223,6 +227,8 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             flushing: flush::Flushing::default(),
+            display_token,
+            gathering: false,
             released: Arc::default(),
             fences: HashMap::new(),
             control: control::Control::default(),
@@ -309,7 +315,7 @@ fn insert_tasks(
 fn insert_display(
     event_loop: &LoopHandle<'static, Vitrine>,
     display: Display<Vitrine>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<RegistrationToken> {
     let source = Generic::new(display, Interest::READ, Mode::Level);
     event_loop
         .insert_source(source, |_, display, state| {
@@ -320,6 +326,5 @@ fn insert_display(
             }
             Ok(PostAction::Continue)
         })
-        .map_err(|error| anyhow::anyhow!("cannot watch the Wayland display: {error}"))?;
-    Ok(())
+        .map_err(|error| anyhow::anyhow!("cannot watch the Wayland display: {error}"))
 }
