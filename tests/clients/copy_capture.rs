@@ -211,6 +211,13 @@ impl CopySession {
         Buffer::new(client, kind, size.0, size.1, fourcc)
     }
 
+    /// A frame object that nothing was asked of yet.
+    pub fn frame(&self, client: &Client) -> PendingCopy {
+        let record = SharedFrame::default();
+        let proxy = self.proxy.create_frame(&client.qh, Arc::clone(&record));
+        PendingCopy { proxy, record }
+    }
+
     /// Asks for a frame into `buffer`. An empty `damage` means the whole buffer.
     pub fn request(
         &self,
@@ -218,8 +225,8 @@ impl CopySession {
         buffer: &Buffer,
         damage: &[Rect],
     ) -> Result<PendingCopy, ClientError> {
-        let record = SharedFrame::default();
-        let proxy = self.proxy.create_frame(&client.qh, Arc::clone(&record));
+        let frame = self.frame(client);
+        let proxy = &frame.proxy;
         proxy.attach_buffer(&buffer.proxy);
         let whole = [Rect::new(0, 0, buffer.width as i32, buffer.height as i32)];
         for rect in if damage.is_empty() {
@@ -231,7 +238,7 @@ impl CopySession {
         }
         proxy.capture();
         client.flush()?;
-        Ok(PendingCopy { proxy, record })
+        Ok(frame)
     }
 
     /// Asks for a frame and waits for it.

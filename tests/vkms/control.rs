@@ -20,13 +20,15 @@ fn socket() -> PathBuf {
     Path::new(&folder).join("vitrine-wayland-test.sock")
 }
 
-fn msg(guest: &Guest, arguments: &[&str]) -> String {
+/// What `vitrine msg` says.
+pub fn msg(guest: &Guest, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vitrine"));
     command.arg("msg").args(arguments);
     guest.run("msg", command).unwrap()
 }
 
-fn capture_report(guest: &Guest) -> CaptureReport {
+/// What the control socket tells of the first output.
+pub fn capture_report(guest: &Guest) -> CaptureReport {
     let line = msg(guest, &["--json", "capture"]);
     match serde_json::from_str::<Answer>(&line).unwrap().outcome {
         Outcome::Ok(Reply::Capture(mut reports)) => reports.remove(0),

@@ -15,6 +15,7 @@ mod machine;
 
 mod bad_inputs;
 mod capture;
+mod churn;
 mod cli;
 mod control;
 mod copies;
