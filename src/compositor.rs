@@ -12,7 +12,6 @@ mod control;
 mod device;
 mod flush;
 mod frames;
-mod gather;
 mod handlers;
 mod input;
 mod leases;
@@ -124,9 +123,6 @@ pub struct Vitrine {
     /// The next deadline of all screens and captures.
     alarm: Option<(Time, RegistrationToken)>,
     flushing: flush::Flushing,
-    /// The clients' messages in the event loop, and whether they rest (`gather`).
-    display_token: Option<RegistrationToken>,
-    gathering: bool,
     /// A lease was dropped in this turn.
     released: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
@@ -197,7 +193,7 @@ impl Vitrine {
         let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle, filter);
         let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
         insert_tasks(&event_loop, task_source)?;
-        let display_token = Some(insert_display(&event_loop, display)?);
+        insert_display(&event_loop, display)?;
         let results = tasks.clone();
         let copier = Copier::new(move |filled| {
             // The loop is gone only at exit; nobody waits for a frame then.
@@ -227,8 +223,6 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             flushing: flush::Flushing::default(),
-            display_token,
-            gathering: false,
             released: Arc::default(),
             fences: HashMap::new(),
             control: control::Control::default(),
@@ -315,7 +309,7 @@ fn insert_tasks(
 fn insert_display(
     event_loop: &LoopHandle<'static, Vitrine>,
     display: Display<Vitrine>,
-) -> anyhow::Result<RegistrationToken> {
+) -> anyhow::Result<()> {
     let source = Generic::new(display, Interest::READ, Mode::Level);
     event_loop
         .insert_source(source, |_, display, state| {
@@ -326,5 +320,6 @@ fn insert_display(
             }
             Ok(PostAction::Continue)
         })
-        .map_err(|error| anyhow::anyhow!("cannot watch the Wayland display: {error}"))
+        .map_err(|error| anyhow::anyhow!("cannot watch the Wayland display: {error}"))?;
+    Ok(())
 }

@@ -13,7 +13,7 @@ use smithay::{
 
 use super::{ClientState, Vitrine};
 use crate::{
-    capture::{CaptureConfig, CaptureEvent, CopyPool, OutputCapture},
+    capture::{CaptureConfig, CopyPool, OutputCapture},
     config::DmabufTargets,
     policy::Peer,
     protocols::{self, CaptureHandler, CaptureProtocols, CursorPixels, CursorView, LoopSender},
@@ -180,12 +180,7 @@ impl Vitrine {
             return;
         };
         let events = capture.poll(now);
-        let served = events
-            .iter()
-            .filter(|event| matches!(event, CaptureEvent::Deliver { .. }))
-            .count();
         protocols::deliver(self, output, events);
-        self.gather_requests(served);
     }
 }
 
