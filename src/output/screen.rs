@@ -185,13 +185,16 @@ impl Screen {
         step
     }
 
-    /// When something that is under way counts as late. What may begin is the plan's business.
-    fn watchdog(&self, now: Time) -> Option<Time> {
-        let flip_pending = matches!(
+    fn is_flip_pending(&self) -> bool {
+        matches!(
             self.pipeline.state(),
             kms::pipeline::State::FlipPending { .. }
-        );
-        let under_way = flip_pending || self.pipeline.writeback().in_flight().is_some();
+        )
+    }
+
+    /// When something that is under way counts as late. What may begin is the plan's business.
+    fn watchdog(&self, now: Time) -> Option<Time> {
+        let under_way = self.is_flip_pending() || self.pipeline.writeback().in_flight().is_some();
         self.pipeline
             .next_deadline(now)
             .filter(|due| under_way && *due > now)
@@ -203,10 +206,7 @@ impl Screen {
             return Plan::Wait(Some(retry));
         }
         self.retry_at = None;
-        let flip_pending = matches!(
-            self.pipeline.state(),
-            kms::pipeline::State::FlipPending { .. }
-        );
+        let flip_pending = self.is_flip_pending();
         if !flip_pending {
             let ended = self.render_jobs.no_flip();
             self.end_render_jobs(ended, context.capture, now);
