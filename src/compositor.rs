@@ -23,6 +23,7 @@ mod toplevels;
 mod windows;
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -123,6 +124,8 @@ pub struct Vitrine {
     /// The next deadline of all screens and captures.
     alarm: Option<(Time, RegistrationToken)>,
     flushing: flush::Flushing,
+    /// When this turn of the event loop first asked for the time.
+    turn: Cell<Option<Time>>,
     /// A lease was dropped in this turn.
     released: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
@@ -223,6 +226,7 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             flushing: flush::Flushing::default(),
+            turn: Cell::default(),
             released: Arc::default(),
             fences: HashMap::new(),
             control: control::Control::default(),
@@ -261,6 +265,14 @@ impl Vitrine {
             self.run_screens();
         }
         self.flush();
+        self.turn.set(None);
+    }
+
+    /// The time of this turn of the event loop.
+    fn turn(&self) -> Time {
+        let now = self.turn.get().unwrap_or_else(Time::now);
+        self.turn.set(Some(now));
+        now
     }
 
     /// Ends the session with this exit status.

@@ -85,6 +85,10 @@ impl CaptureHandler for Vitrine {
             .is_some_and(ClientState::may_capture)
     }
 
+    fn now(&self) -> Time {
+        self.turn()
+    }
+
     fn peer(&self, _display: &DisplayHandle, client: &Client) -> Peer {
         let data = client.get_data::<ClientState>();
         data.map(|data| data.peer.clone()).unwrap_or_default()

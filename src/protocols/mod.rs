@@ -88,6 +88,11 @@ pub trait CaptureHandler: Sized + 'static {
     /// still have objects from before.
     fn may_capture(&self, client: &Client) -> bool;
 
+    /// When the event loop woke up, near enough: a turn has one time, however many clients it serves.
+    fn now(&self) -> Time {
+        Time::now()
+    }
+
     /// Who the client is, for the audit.
     fn peer(&self, display: &DisplayHandle, client: &Client) -> Peer {
         clients::peer_of(display, client)

@@ -13,7 +13,6 @@ use crate::{
     },
     geometry::Rect,
     protocols::{source::CaptureSource, split_time, target, CaptureHandler, Delivery, LoopTask},
-    time::Time,
 };
 
 use super::{
@@ -210,8 +209,9 @@ fn start_anew<D: CaptureHandler>(state: &mut D, source: &CopySource) {
 
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource) {
+    let now = state.now();
     let requested = match source.of.capture(state) {
-        Some(capture) => capture.request(source.id, Time::now()),
+        Some(capture) => capture.request(source.id, now),
         None => return fail(state, key, FailureReason::Stopped),
     };
     match requested {
@@ -341,6 +341,7 @@ fn finish_copy<D: CaptureHandler>(
     damage: &[Rect],
     result: Result<CopyReport, CopyError>,
 ) {
+    let now = state.now();
     let copy = &mut state.capture_protocols().copy;
     copy.running = copy.running.saturating_sub(1);
     if let Some(session) = copy.sessions.get_mut(&key.session) {
@@ -360,7 +361,7 @@ fn finish_copy<D: CaptureHandler>(
                 if let Some(source) = source {
                     if let Some(capture) = source.of.capture(state) {
                         capture.record_copy(source.id, &report);
-                        capture.record_ready(source.id, info.presented, Time::now());
+                        capture.record_ready(source.id, info.presented, now);
                     }
                 }
             }
