@@ -24,7 +24,10 @@ pub mod wlr_screencopy;
 use std::{fmt, sync::Arc};
 
 use smithay::output::Output;
-use wayland_server::{backend::GlobalId, Client, DisplayHandle, GlobalDispatch};
+use wayland_server::{
+    backend::{ClientId, GlobalId},
+    Client, DisplayHandle, GlobalDispatch,
+};
 
 use crate::{
     capture::{CaptureEvent, CopyPool, FrameFormat, OutputCapture},
@@ -65,6 +68,9 @@ pub trait CaptureHandler: Sized + 'static {
     ///
     /// Called from inside request handlers: schedule the work, do not call [`deliver`] from here.
     fn capture_wanted(&mut self, output: &Output);
+
+    /// This client waits for a frame: what else it is to be told can go with that, if it comes soon.
+    fn frame_requested(&mut self, _client: ClientId) {}
 
     /// A sender whose tasks the event loop runs with `&mut Self`.
     fn run_in_loop(&self) -> LoopSender<Self>;

@@ -267,7 +267,10 @@ fn capture<D: CaptureHandler>(
                 .map(|capture| capture.request(id, now));
             frame.source = Some((output.clone(), id));
             match requested {
-                Some(Ok(request)) => frame.stage = Stage::Waiting(request),
+                Some(Ok(request)) => {
+                    frame.stage = Stage::Waiting(request);
+                    state.frame_requested(client.id());
+                }
                 Some(Err(error)) => {
                     tracing::debug!(target: "vitrine::protocols", session = %id, %error, "request refused");
                     frame.cancel(CancelReason::Temporary);

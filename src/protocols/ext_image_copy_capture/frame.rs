@@ -218,6 +218,9 @@ fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource)
         Ok(request) => {
             if let Some(frame) = state.capture_protocols().copy.frame_mut(key) {
                 frame.stage = Stage::Waiting(request);
+                if let Some(client) = frame.object.client() {
+                    state.frame_requested(client.id());
+                }
             }
             source.of.wanted(state);
         }
