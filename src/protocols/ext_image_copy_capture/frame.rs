@@ -361,6 +361,7 @@ fn finish_copy<D: CaptureHandler>(
                     if let Some(capture) = source.of.capture(state) {
                         capture.record_copy(source.id, &report);
                         capture.record_ready(source.id, info.presented, Time::now());
+                        capture.copy_handed_over(source.id, Time::now());
                     }
                 }
             }
