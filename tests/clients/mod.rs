@@ -29,6 +29,7 @@ pub mod picture;
 pub mod pointer;
 pub mod presentation;
 pub mod programs;
+pub mod screencopy;
 pub mod stats;
 
 pub use buffers::{Buffer, MemoryKind};
