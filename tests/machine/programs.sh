@@ -102,6 +102,5 @@ mkdir -p "$work"/tree/{dev,proc,sys,run,tmp,out}
 # What maintainer scripts would have done.
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$work/tree/etc/passwd"
 printf 'root:x:0:\n' >"$work/tree/etc/group"
-if command -v ldconfig >/dev/null; then ldconfig -r "$work/tree" 2>"$work/log" || give_up "$(tail -n 5 "$work/log")"; fi
 mv -T "$work/tree" "$tree"
 link_and_leave
