@@ -365,6 +365,7 @@ fn finish_copy<D: CaptureHandler>(
                     if let Some(capture) = source.of.capture(state) {
                         capture.record_copy(source.id, &report);
                         capture.record_ready(source.id, info.presented, now);
+                        capture.copy_handed_over(source.id, now);
                     }
                 }
             }
