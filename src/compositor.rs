@@ -15,6 +15,7 @@ mod frames;
 mod handlers;
 mod input;
 mod leases;
+mod lock;
 mod peer;
 mod seat;
 mod sinks;
@@ -63,7 +64,7 @@ use crate::{
     input::{surfaces_changed, Input},
     kms::JobId,
     output::Copier,
-    policy::Origin,
+    policy::{Origin, Privilege},
     protocols::{CaptureProtocols, LoopTask},
     render::Renderer,
     shell::Shell,
@@ -109,6 +110,8 @@ pub struct Vitrine {
     /// The configuration that the command line named.
     config_file: Option<std::path::PathBuf>,
     access: access::Access,
+    /// Whether the session is locked, and by whom.
+    locking: lock::Locking,
     globals: Globals,
     seat_state: SeatState<Vitrine>,
     toplevels: toplevels::Toplevels,
@@ -186,7 +189,11 @@ impl Vitrine {
         let mut seat_state = SeatState::new();
         let seat = seat_state.new_wl_seat(&display_handle, config.seat.name.clone());
         let mut access = access::Access::new(config.access.clone(), &display_handle);
-        let filter = access.capture_filter();
+        let filter = access.filter(Privilege::Capture);
+        let locking = lock::Locking::new(
+            &display_handle,
+            access.filter(Privilege::SessionLock),
+        );
         let toplevels = toplevels::Toplevels::new(ForeignToplevelListState::new_with_filter::<
             Vitrine,
         >(&display_handle, filter.clone()));
@@ -210,6 +217,7 @@ impl Vitrine {
             exit_code: None,
             config_file: None,
             access,
+            locking,
             toplevels,
             globals,
             seat_state,
@@ -260,6 +268,7 @@ impl Vitrine {
             // A delivery found nobody any more; somebody else may wait for that slot.
             self.run_screens();
         }
+        self.confirm_lock();
         self.flush();
     }
 
