@@ -190,10 +190,7 @@ impl Vitrine {
         let seat = seat_state.new_wl_seat(&display_handle, config.seat.name.clone());
         let mut access = access::Access::new(config.access.clone(), &display_handle);
         let filter = access.filter(Privilege::Capture);
-        let locking = lock::Locking::new(
-            &display_handle,
-            access.filter(Privilege::SessionLock),
-        );
+        let locking = lock::Locking::new(&display_handle, access.filter(Privilege::SessionLock));
         let toplevels = toplevels::Toplevels::new(ForeignToplevelListState::new_with_filter::<
             Vitrine,
         >(&display_handle, filter.clone()));

@@ -117,8 +117,7 @@ impl Vitrine {
     pub(super) fn add_client_from(&mut self, stream: UnixStream, origin: Origin) {
         let peer = peer::identify(&stream, origin);
         let policy = &self.access.policy;
-        let [capture, session_lock] =
-            PRIVILEGES.map(|privilege| policy.allows(&peer, privilege));
+        let [capture, session_lock] = PRIVILEGES.map(|privilege| policy.allows(&peer, privilege));
         tracing::debug!(
             target: "vitrine::clients",
             pid = peer.pid, uid = peer.uid, executable = ?peer.executable, origin = ?peer.origin, capture, session_lock,

@@ -46,9 +46,14 @@ pub(super) struct Locking {
 enum Phase {
     Unlocked,
     /// The curtain is on its way to the screens. Without a lock: its client died meanwhile.
-    Covering { lock: Option<Lock>, since: Time },
+    Covering {
+        lock: Option<Lock>,
+        since: Time,
+    },
     /// Nothing is visible any more. Without a lock: nobody is there who could unlock.
-    Locked { lock: Option<Lock> },
+    Locked {
+        lock: Option<Lock>,
+    },
 }
 
 impl Locking {
@@ -123,7 +128,9 @@ impl SessionLockHandler for Vitrine {
     }
 
     fn lock_surface_gone(&mut self, surface: &WlSurface) {
-        self.locking.surfaces.retain(|known| known.surface != *surface);
+        self.locking
+            .surfaces
+            .retain(|known| known.surface != *surface);
         if let Some(curtain) = self.shell.curtain_mut() {
             curtain.remove(surface);
             self.focus_top();
@@ -220,7 +227,10 @@ impl Vitrine {
     }
 
     fn lock_changed(&mut self) {
-        let screens = self.backend.iter_mut().flat_map(|backend| &mut backend.screens);
+        let screens = self
+            .backend
+            .iter_mut()
+            .flat_map(|backend| &mut backend.screens);
         screens.for_each(Screen::lock_changed);
     }
 

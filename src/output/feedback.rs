@@ -16,9 +16,7 @@ use smithay::{
         wayland_server::protocol::{wl_callback::WlCallback, wl_surface::WlSurface},
     },
     wayland::{
-        compositor::{
-            with_surface_tree_downward, SurfaceAttributes, SurfaceData, TraversalAction,
-        },
+        compositor::{with_surface_tree_downward, SurfaceAttributes, SurfaceData, TraversalAction},
         presentation::{PresentationFeedbackCachedState, Refresh},
         seat::WaylandFocus,
     },
@@ -112,7 +110,9 @@ impl DrawnCallbacks {
                 }
             }
         }
-        let locked = shell.curtain().and_then(|curtain| curtain.surface_on(output));
+        let locked = shell
+            .curtain()
+            .and_then(|curtain| curtain.surface_on(output));
         for surface in locked.into_iter().chain(cursor) {
             self.take_tree(surface);
         }
@@ -157,7 +157,9 @@ pub fn send_frame_callbacks(shell: &Shell, output: &Output, cursor: Option<&WlSu
             Some(output.clone())
         });
     }
-    let locked = shell.curtain().and_then(|curtain| curtain.surface_on(output));
+    let locked = shell
+        .curtain()
+        .and_then(|curtain| curtain.surface_on(output));
     for surface in locked.into_iter().chain(cursor) {
         send_frames_surface_tree(surface, output, now.as_duration(), None, |_, _| {
             Some(output.clone())

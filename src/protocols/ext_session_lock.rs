@@ -319,7 +319,10 @@ fn get_surface<D>(
         return;
     }
     if has_buffer(&surface) {
-        object.post_error(Error::AlreadyConstructed, "the surface has a buffer already");
+        object.post_error(
+            Error::AlreadyConstructed,
+            "the surface has a buffer already",
+        );
         return;
     }
     let Some(output) = output else { return };
@@ -327,7 +330,10 @@ fn get_surface<D>(
         let surfaces = &mut data.lock().surfaces;
         surfaces.retain(|(_, surface)| live(surface));
         if surfaces.iter().any(|(covered, _)| *covered == output) {
-            object.post_error(Error::DuplicateOutput, "the output has a lock surface already");
+            object.post_error(
+                Error::DuplicateOutput,
+                "the output has a lock surface already",
+            );
             return;
         }
         surfaces.push((output.clone(), new.downgrade()));
@@ -354,8 +360,9 @@ fn get_surface<D>(
 fn has_buffer(surface: &WlSurface) -> bool {
     let attached = compositor::with_states(surface, |states| {
         let mut attributes = states.cached_state.get::<SurfaceAttributes>();
-        let is_new =
-            |buffer: &Option<BufferAssignment>| matches!(buffer, Some(BufferAssignment::NewBuffer(_)));
+        let is_new = |buffer: &Option<BufferAssignment>| {
+            matches!(buffer, Some(BufferAssignment::NewBuffer(_)))
+        };
         is_new(&attributes.pending().buffer) || is_new(&attributes.current().buffer)
     });
     attached

@@ -200,6 +200,12 @@ impl Cameras {
         self.turn_copy();
     }
 
+    /// Takes what was told and dispatched already, and asks for more.
+    pub fn harvest(&mut self) {
+        self.turn_export();
+        self.turn_copy();
+    }
+
     fn turn_export(&mut self) {
         if self.cancelled.contains(&CancelReason::Permanent) {
             return;

@@ -32,6 +32,7 @@ mod kiosk;
 mod kms;
 mod leaving;
 mod limits;
+mod lock;
 mod mouse;
 mod pacing;
 mod pause;

@@ -31,7 +31,9 @@ use self::{
 };
 use super::{running::Running, CaptureGlobalData, CaptureHandler, CaptureProtocols};
 
-pub(super) use self::frame::{deliver, forget_pictures, output_changed, output_gone, rights_changed};
+pub(super) use self::frame::{
+    deliver, forget_pictures, output_changed, output_gone, rights_changed,
+};
 
 pub use zwlr_screencopy_frame_v1::ZwlrScreencopyFrameV1 as Frame;
 pub use zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1 as ScreencopyManager;
