@@ -545,3 +545,52 @@ fn colours_of(path: &std::path::Path) -> Vec<u32> {
     colours.dedup();
     colours
 }
+
+#[test]
+fn a_frame_that_was_published_before_the_lock_is_given_to_nobody_after_it() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().start(guest);
+        let (mut app, mut painter) = stage.painter();
+        painter.present(&mut app, 1).unwrap();
+        // Who asks by export-dmabuf is given the newest frame at once, if it is newer than its last one. It was made for
+        // somebody else.
+        let (mut behind, mut other) = (stage.client(), stage.client());
+        let output = behind.output(None).unwrap();
+        let exporter = Exporter::new(&behind).unwrap();
+        let first = exporter
+            .capture(&mut behind, &output, true)
+            .unwrap()
+            .frame();
+        first
+            .picture()
+            .assert_same(&painter.expected(), "the first frame");
+        drop(first);
+        let mut lock_client = stage.client();
+        for n in 2..12 {
+            painter.present(&mut app, n).unwrap();
+            let theirs = other.output(None).unwrap();
+            let [exported, ..] = by_all(&mut other, &theirs);
+            exported.assert_same(&painter.expected(), "the newest frame");
+            let lock = Locker::lock(&mut lock_client).unwrap();
+            let late = exporter
+                .capture(&mut behind, &output, true)
+                .unwrap()
+                .frame();
+            late.picture()
+                .assert_same(&plain(CURTAIN), "asked for after `locked`");
+            drop(late);
+            lock.unlock(&mut lock_client).unwrap();
+            machine::wait_until("the application", SECOND * 20, || {
+                crc_now(guest, 0) == vkms_crc(&painter.expected().to_bytes())
+            });
+            let again = exporter
+                .capture(&mut behind, &output, true)
+                .unwrap()
+                .frame();
+            again
+                .picture()
+                .assert_same(&painter.expected(), "after the lock");
+        }
+        stage.finish("Virtual-1");
+    });
+}
