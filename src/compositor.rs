@@ -47,7 +47,6 @@ use smithay::{
         cursor_shape::CursorShapeManagerState,
         dmabuf::{DmabufGlobal, DmabufState},
         foreign_toplevel_list::ForeignToplevelListState,
-        output::OutputManagerState,
         presentation::PresentationState,
         selection::{data_device::DataDeviceState, primary_selection::PrimarySelectionState},
         shell::xdg::{decoration::XdgDecorationState, XdgShellState},
@@ -65,7 +64,7 @@ use crate::{
     kms::JobId,
     output::Copier,
     policy::{Origin, Privilege},
-    protocols::{CaptureProtocols, LoopTask},
+    protocols::{xdg_output::XdgOutputs, CaptureProtocols, LoopTask},
     render::Renderer,
     shell::Shell,
     time::Time,
@@ -126,6 +125,8 @@ pub struct Vitrine {
     /// The next deadline of all screens and captures.
     alarm: Option<(Time, RegistrationToken)>,
     flushing: flush::Flushing,
+    /// A client's buffer was destroyed in this turn.
+    buffers_died: bool,
     /// A lease was dropped in this turn.
     released: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
@@ -142,7 +143,7 @@ struct Globals {
     dmabuf: DmabufState,
     data_device: DataDeviceState,
     primary_selection: PrimarySelectionState,
-    _output_manager: OutputManagerState,
+    xdg_outputs: XdgOutputs,
     _decoration: XdgDecorationState,
     _presentation: PresentationState,
     _viewporter: ViewporterState,
@@ -159,7 +160,7 @@ impl Globals {
             dmabuf: DmabufState::new(),
             data_device: DataDeviceState::new::<Vitrine>(display),
             primary_selection: PrimarySelectionState::new::<Vitrine>(display),
-            _output_manager: OutputManagerState::new_with_xdg_output::<Vitrine>(display),
+            xdg_outputs: XdgOutputs::new::<Vitrine>(display),
             _decoration: XdgDecorationState::new::<Vitrine>(display),
             _presentation: PresentationState::new::<Vitrine>(
                 display,
@@ -228,6 +229,7 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             flushing: flush::Flushing::default(),
+            buffers_died: false,
             released: Arc::default(),
             fences: HashMap::new(),
             control: control::Control::default(),
@@ -266,6 +268,10 @@ impl Vitrine {
             self.run_screens();
         }
         self.confirm_lock();
+        self.globals.xdg_outputs.refresh();
+        if std::mem::take(&mut self.buffers_died) {
+            self.renderer.forget_dead_buffers();
+        }
         self.flush();
     }
 

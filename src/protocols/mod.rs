@@ -22,6 +22,7 @@ pub mod ext_image_copy_capture;
 pub mod ext_session_lock;
 pub mod wlr_export_dmabuf;
 pub mod wlr_screencopy;
+pub mod xdg_output;
 
 use std::{fmt, sync::Arc};
 

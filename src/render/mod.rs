@@ -209,6 +209,19 @@ impl Renderer {
         }
     }
 
+    /// Lets go of what was imported of buffers that are gone. Drawing does that too, but on a screen that stands still a client
+    /// could pile up mappings of memory that it has long destroyed.
+    pub fn forget_dead_buffers(&mut self) {
+        use smithay::backend::renderer::Renderer as _;
+        let result = match self {
+            Renderer::Pixman(pixman) => pixman.cleanup_texture_cache().map_err(|e| e.to_string()),
+            Renderer::Gles(gles) => gles.cleanup_texture_cache().map_err(|e| e.to_string()),
+        };
+        if let Err(error) = result {
+            tracing::debug!(target: "vitrine::render", error, "dead buffers stay until the next draw");
+        }
+    }
+
     /// Draws the scene if anything changed. `target` is asked for only then; `None` from it ends without drawing.
     ///
     /// # Errors

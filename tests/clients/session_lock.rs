@@ -64,13 +64,12 @@ pub struct LockSurface {
 }
 
 impl Locker {
-    /// Asks to lock the session, without waiting.
+    /// Asks to lock the session. The request goes out with the next ones.
     pub fn ask(client: &mut Client) -> Result<Self, ClientError> {
         let manager: Manager = client.bind(1, ())?;
         let record = Arc::<Mutex<LockRecord>>::default();
         let proxy = manager.lock(&client.qh, Arc::clone(&record));
         manager.destroy();
-        client.flush()?;
         Ok(Self { proxy, record })
     }
 

@@ -15,6 +15,7 @@ use smithay::{
 };
 use vitrine::{compositor::Vitrine, config::Config};
 use wayland_client::Proxy;
+use wayland_protocols::xdg::xdg_output::zv1::client::zxdg_output_manager_v1::ZxdgOutputManagerV1;
 use wayland_server::Display;
 
 use crate::clients::{session_lock::LockRecord, Client, Locker, Painter, PainterOptions};
@@ -204,19 +205,17 @@ fn a_client_that_dies_leaves_the_session_locked_for_the_next() {
 fn a_lock_that_is_taken_back_before_it_is_there_is_none_and_one_that_is_there_cannot_be() {
     let session = Session::start("");
     let mut client = session.client();
+    // Both requests come at once: the compositor has not told anything in between.
     let early = Locker::ask(&mut client).unwrap();
     early.proxy.destroy();
     client.roundtrip().unwrap();
-    if early.record() == LockRecord::default() {
-        assert!(!session.is_hidden());
-    }
-    let mut client = session.client();
+    assert_eq!(early.record(), LockRecord::default());
+    assert!(!session.is_hidden());
     let lock = ask(&mut client);
-    if lock.record() == LOCKED {
-        lock.proxy.destroy();
-        expect_error(&mut client, LOCK, 0);
-        assert!(session.is_hidden(), "a protocol error unlocks");
-    }
+    assert_eq!(lock.record(), LOCKED);
+    lock.proxy.destroy();
+    expect_error(&mut client, LOCK, 0);
+    assert!(session.is_hidden(), "a protocol error unlocks");
 }
 
 #[test]
@@ -338,4 +337,41 @@ fn only_who_has_the_right_sees_the_lock_and_who_loses_it_keeps_the_lock_that_it_
 
     let session = Session::start("[access]\ndefault = 'deny'\n");
     assert!(session.client().version_of(MANAGER).is_none());
+}
+
+#[test]
+fn asking_where_an_output_lies_that_is_long_gone_ends_nobody() {
+    let session = Session::start("");
+    let mut client = session.client();
+    let output = client.output(Some("TEST-2")).unwrap();
+    assert_eq!(
+        (output.logical_position, output.logical_size),
+        ((320, 0), (320, 200))
+    );
+    session.with(|state| {
+        let outputs: Vec<Output> = state.captures.keys().cloned().collect();
+        let gone = outputs.into_iter().find(|output| output.name() == "TEST-2");
+        let gone = gone.unwrap();
+        state.remove_output(&gone);
+    });
+    // The global keeps its output for a while after it was taken away.
+    std::thread::sleep(std::time::Duration::from_secs(11));
+    let manager: ZxdgOutputManagerV1 = client.bind(3, ()).unwrap();
+    let _late = manager.get_xdg_output(&output.proxy, &client.qh, output.global);
+    client.roundtrip().unwrap();
+    // A change is told, with wl_output's done.
+    let first = client.output(Some("TEST-1")).unwrap();
+    session.with(|state| {
+        let output = state.captures.keys().next().cloned().unwrap();
+        let scale = smithay::output::Scale::Integer(2);
+        output.change_current_state(None, None, Some(scale), None);
+    });
+    let told = client.wait_for("the new size", client.patience(), |state| {
+        let found = state
+            .outputs
+            .iter()
+            .find(|output| output.proxy == first.proxy)?;
+        (found.done > first.done && found.logical_size == (160, 100)).then_some(())
+    });
+    told.unwrap();
 }
