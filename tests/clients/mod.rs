@@ -40,6 +40,6 @@ pub use export_dmabuf::{ExportOutcome, ExportedFrame, Exporter, Holding};
 pub use output::OutputInfo;
 pub use painter::{Painter, PainterOptions};
 pub use picture::{identify, pattern, Picture, Rect};
-pub use screencopy::ScreencopyFrame;
+pub use screencopy::{ScreencopyFrame, ScreencopyManager};
 pub use session_lock::Locker;
 pub use stats::CaptureStats;

@@ -6,10 +6,11 @@ use std::{
 };
 
 use wayland_client::{Connection, Dispatch, QueueHandle};
-use wayland_protocols_wlr::screencopy::v1::client::{
-    zwlr_screencopy_frame_v1::{self as frame_v1, ZwlrScreencopyFrameV1 as FrameObject},
-    zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1 as Manager,
+use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_frame_v1::{
+    self as frame_v1, ZwlrScreencopyFrameV1 as FrameObject,
 };
+
+pub use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1 as ScreencopyManager;
 
 use super::{
     buffers::{Buffer, MemoryKind, XRGB8888},
@@ -38,13 +39,13 @@ pub struct ScreencopyFrame {
 }
 
 impl ScreencopyFrame {
-    /// A frame that nothing was asked of; `None` if the compositor says at once that there will be none.
-    pub fn announced(
+    /// A frame that nothing was asked of, without waiting.
+    pub fn begin(
         client: &mut Client,
         output: &OutputInfo,
         cursor: bool,
-    ) -> Result<Option<Self>, ClientError> {
-        let manager: Manager = client.bind(3, ())?;
+    ) -> Result<Self, ClientError> {
+        let manager: ScreencopyManager = client.bind(3, ())?;
         let record = Arc::<Mutex<Record>>::default();
         let proxy = manager.capture_output(
             i32::from(cursor),
@@ -53,24 +54,41 @@ impl ScreencopyFrame {
             Arc::clone(&record),
         );
         manager.destroy();
-        client.wait_for("a screencopy frame's buffer", client.patience(), |_| {
-            let record = record.lock().unwrap();
-            (record.announced || record.end.is_some()).then_some(())
-        })?;
-        let (ended, (width, height)) = {
-            let record = record.lock().unwrap();
-            (record.end.is_some(), record.size)
-        };
-        if ended {
-            proxy.destroy();
-            return Ok(None);
-        }
-        let buffer = Buffer::new(client, MemoryKind::Shm, width, height, XRGB8888)?;
-        Ok(Some(Self {
+        client.flush()?;
+        Ok(Self {
             proxy,
-            buffer: Some(buffer),
+            buffer: None,
             record,
-        }))
+        })
+    }
+
+    /// Width and height of the picture, once that was told.
+    pub fn size(&self) -> Option<(u32, u32)> {
+        let record = self.record.lock().unwrap();
+        record.announced.then_some(record.size)
+    }
+
+    /// A frame with a buffer that nothing was asked of; `None` if the compositor says at once that there will be none.
+    pub fn announced(
+        client: &mut Client,
+        output: &OutputInfo,
+        cursor: bool,
+    ) -> Result<Option<Self>, ClientError> {
+        let mut frame = Self::begin(client, output, cursor)?;
+        client.wait_for("a screencopy frame's buffer", client.patience(), |_| {
+            (frame.size().is_some() || frame.ended().is_some()).then_some(())
+        })?;
+        let (Some((width, height)), None) = (frame.size(), frame.ended()) else {
+            return Ok(None);
+        };
+        frame.buffer = Some(Buffer::new(
+            client,
+            MemoryKind::Shm,
+            width,
+            height,
+            XRGB8888,
+        )?);
+        Ok(Some(frame))
     }
 
     /// Asks for the picture; with `damage` only when something changed.
@@ -144,4 +162,4 @@ impl Dispatch<FrameObject, Arc<Mutex<Record>>> for State {
     }
 }
 
-wayland_client::delegate_noop!(State: ignore Manager);
+wayland_client::delegate_noop!(State: ignore ScreencopyManager);

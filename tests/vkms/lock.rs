@@ -145,6 +145,7 @@ fn the_render_producers_pictures_of_a_locked_session_are_the_locks_too() {
 fn lock_in_a_film(guest: &Guest, setup: Setup) {
     let stage = setup.start(guest);
     let mut film = Film::begin(&stage, None, 1);
+    film.cameras.with_screencopy();
     let curtain = vkms_crc(&plain(CURTAIN).to_bytes());
     for round in 1..=8 {
         film.shoot(10);
