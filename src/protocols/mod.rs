@@ -11,6 +11,7 @@
 
 mod audit;
 mod clients;
+mod running;
 mod shm_guard;
 mod source;
 mod surface_guard;
@@ -18,8 +19,10 @@ mod target;
 
 pub mod ext_image_capture_source;
 pub mod ext_image_copy_capture;
+pub mod ext_session_lock;
 pub mod wlr_export_dmabuf;
 pub mod wlr_screencopy;
+pub mod xdg_output;
 
 use std::{fmt, sync::Arc};
 
@@ -214,6 +217,17 @@ impl CaptureProtocols {
         self.copy.running_copies() + self.screencopy.running_copies()
     }
 
+    /// Copies of pictures from before the last [`forget_pictures`] that the workers still have.
+    pub fn stale_copies(&mut self) -> usize {
+        self.copy.running_mut().stale() + self.screencopy.running_mut().stale()
+    }
+
+    /// They take too long: their clients are not told that they have a picture, and get another one.
+    pub fn give_up_stale_copies(&mut self) {
+        self.copy.running_mut().give_up_stale();
+        self.screencopy.running_mut().give_up_stale();
+    }
+
     /// How many sessions and frames exist, for `msg` and leak tests.
     pub fn counts(&self) -> ObjectCounts {
         ObjectCounts {
@@ -373,6 +387,14 @@ pub fn rights_changed<D: CaptureHandler>(state: &mut D) {
     ext_image_copy_capture::rights_changed(state);
     wlr_export_dmabuf::rights_changed(state);
     wlr_screencopy::rights_changed(state);
+}
+
+/// Pictures that were made so far are for nobody any more: who waits, or was about to be given one, waits for the next. To be
+/// called after the outputs' captures and the windows' have let go of theirs. What workers copy at this moment they copy to
+/// the end: see [`CaptureProtocols::stale_copies`].
+pub fn forget_pictures<D: CaptureHandler>(state: &mut D) {
+    ext_image_copy_capture::forget_pictures(state, Time::now());
+    wlr_screencopy::forget_pictures(state);
 }
 
 /// One answered request, on its way to the protocol that asked.

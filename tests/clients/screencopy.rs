@@ -10,6 +10,8 @@ use wayland_protocols_wlr::screencopy::v1::client::{
     zwlr_screencopy_frame_v1 as frame, zwlr_screencopy_manager_v1 as manager,
 };
 
+pub use manager::ZwlrScreencopyManagerV1 as ScreencopyManager;
+
 use super::{
     buffers::{Buffer, MemoryKind, ARGB8888, XRGB8888},
     clock,
@@ -42,7 +44,7 @@ type Shared = Arc<Mutex<ScreencopyRecord>>;
 /// The protocol's manager.
 #[derive(Debug)]
 pub struct Screencopy {
-    manager: manager::ZwlrScreencopyManagerV1,
+    manager: ScreencopyManager,
 }
 
 /// One frame object. Dropping it destroys it.
@@ -50,6 +52,8 @@ pub struct Screencopy {
 pub struct ScreencopyFrame {
     /// The object.
     pub proxy: frame::ZwlrScreencopyFrameV1,
+    /// Where the picture goes, if it was [`announced`](Self::announced).
+    pub buffer: Option<Buffer>,
     record: Shared,
 }
 
@@ -61,11 +65,10 @@ impl Screencopy {
         })
     }
 
-    /// A frame of the output, or of a part of it in logical coordinates. Waits until it says which buffers it takes
-    /// (or that it failed).
-    pub fn frame(
+    /// A frame of the output, or of a part of it in logical coordinates, without waiting.
+    pub fn begin(
         &self,
-        client: &mut Client,
+        client: &Client,
         output: &OutputInfo,
         overlay_cursor: bool,
         region: Option<Rect>,
@@ -87,12 +90,27 @@ impl Screencopy {
             ),
         };
         client.flush()?;
-        let patience = client.patience();
-        client.wait_for("the frame's buffer types", patience, |_| {
-            let record = record.lock().unwrap();
+        Ok(ScreencopyFrame {
+            proxy,
+            buffer: None,
+            record,
+        })
+    }
+
+    /// The same, and waits until it says which buffers it takes (or that it failed).
+    pub fn frame(
+        &self,
+        client: &mut Client,
+        output: &OutputInfo,
+        overlay_cursor: bool,
+        region: Option<Rect>,
+    ) -> Result<ScreencopyFrame, ClientError> {
+        let frame = self.begin(client, output, overlay_cursor, region)?;
+        client.wait_for("the frame's buffer types", client.patience(), |_| {
+            let record = frame.record.lock().unwrap();
             (record.done || record.end.is_some()).then_some(())
         })?;
-        Ok(ScreencopyFrame { proxy, record })
+        Ok(frame)
     }
 
     /// Captures until `stop` says so after a frame, or none comes for `patience` (not an error: the screen may stand
@@ -117,7 +135,7 @@ impl Screencopy {
             };
             let target = buffer.insert(target);
             frame.copy(client, target, true)?;
-            let end = match frame.wait(client, patience) {
+            let end = match frame.wait_end(client, patience) {
                 Err(ClientError::Timeout { .. }) => break,
                 other => other?,
             };
@@ -178,7 +196,7 @@ impl ScreencopyFrame {
     /// Asks for the picture, at once or when something has changed since this client's last one.
     pub fn copy(
         &self,
-        client: &mut Client,
+        client: &Client,
         buffer: &Buffer,
         with_damage: bool,
     ) -> Result<(), ClientError> {
@@ -190,7 +208,7 @@ impl ScreencopyFrame {
     }
 
     /// Waits for the end: when the flip presented the frame and when `ready` was read; `None`: it failed.
-    pub fn wait(
+    pub fn wait_end(
         &self,
         client: &mut Client,
         patience: Duration,
@@ -200,13 +218,72 @@ impl ScreencopyFrame {
         })
     }
 
-    /// Copies at once, waits, and reads the picture; panics if it fails.
+    /// Copies at once into this buffer, waits, and reads the picture; panics if the capture fails.
     #[track_caller]
     pub fn picture(&self, client: &mut Client, buffer: &Buffer) -> Result<Picture, ClientError> {
         self.copy(client, buffer, false)?;
-        let end = self.wait(client, client.patience())?;
+        let end = self.wait_end(client, client.patience())?;
         assert!(end.is_some(), "the capture failed");
         Ok(picture_of(buffer))
+    }
+
+    /// A frame of the whole output that nothing was asked of, without waiting.
+    pub fn begin(client: &Client, output: &OutputInfo, cursor: bool) -> Result<Self, ClientError> {
+        Screencopy::new(client)?.begin(client, output, cursor, None)
+    }
+
+    /// A frame of the whole output with a buffer in wl_shm; `None` if the compositor says at once that there will be none.
+    pub fn announced(
+        client: &mut Client,
+        output: &OutputInfo,
+        cursor: bool,
+    ) -> Result<Option<Self>, ClientError> {
+        let mut frame = Screencopy::new(client)?.frame(client, output, cursor, None)?;
+        if frame.ended().is_some() {
+            return Ok(None);
+        }
+        frame.buffer = Some(frame.buffer(client, MemoryKind::Shm)?);
+        Ok(Some(frame))
+    }
+
+    /// Asks for the picture in its own buffer; with `damage` only when something changed.
+    pub fn ask(&self, client: &Client, damage: bool) -> Result<(), ClientError> {
+        match &self.buffer {
+            Some(buffer) => self.copy(client, buffer, damage),
+            None => Ok(()),
+        }
+    }
+
+    /// Width and height of the picture in wl_shm, once that was told.
+    pub fn size(&self) -> Option<(u32, u32)> {
+        let record = self.record.lock().unwrap();
+        let told = record.shm.filter(|_| record.done);
+        told.map(|(_, width, height, _)| (width, height))
+    }
+
+    /// Whether it ended, and how: when it was presented, or not at all.
+    pub fn ended(&self) -> Option<Option<Duration>> {
+        let record = self.record.lock().unwrap();
+        record.end.map(|end| end.map(|(presented, _)| presented))
+    }
+
+    /// Waits for the end; the picture in its own buffer, if there is one.
+    pub fn wait(&self, client: &mut Client) -> Result<Option<Picture>, ClientError> {
+        let end = self.wait_end(client, client.patience())?;
+        Ok(end.and_then(|_| self.buffer.as_ref().map(picture_of)))
+    }
+
+    /// A whole capture, as grim makes one.
+    pub fn capture(
+        client: &mut Client,
+        output: &OutputInfo,
+        cursor: bool,
+    ) -> Result<Option<Picture>, ClientError> {
+        let Some(frame) = Self::announced(client, output, cursor)? else {
+            return Ok(None);
+        };
+        frame.ask(client, false)?;
+        frame.wait(client)
     }
 }
 

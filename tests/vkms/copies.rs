@@ -222,7 +222,7 @@ fn screencopy_into_dmabufs_is_exact_too() {
             let frame = screencopy.frame(&mut eyes, &output, true, None).unwrap();
             frame.copy(&mut eyes, buffer, true).unwrap();
             painter.present(&mut client, n).unwrap();
-            let end = frame.wait(&mut eyes, SECOND * 20).unwrap();
+            let end = frame.wait_end(&mut eyes, SECOND * 20).unwrap();
             assert!(end.is_some(), "{n}: the capture failed");
             let whole = [Rect::new(0, 0, 640, 480)];
             assert_eq!(frame.record().damage, whole);

@@ -13,6 +13,7 @@ mod clients;
 #[path = "../machine/mod.rs"]
 mod machine;
 
+mod bad_captures;
 mod bad_inputs;
 mod capture;
 mod churn;
@@ -32,6 +33,7 @@ mod kiosk;
 mod kms;
 mod leaving;
 mod limits;
+mod lock;
 mod mouse;
 mod newer;
 mod pacing;

@@ -111,6 +111,13 @@ impl CursorCapture {
         resized
     }
 
+    /// What the pointer looked like is not to be seen any more. Frames wait for its next look.
+    pub(super) fn forget_pictures(&mut self, now: Time) {
+        self.picture = None;
+        self.dirty = true;
+        self.capture.clear_buffers(now);
+    }
+
     fn start_ring(&mut self, picture: &CursorPixels, now: Time) {
         self.slots = (0..CaptureConfig::MIN_SLOTS)
             .map(|_| Arc::default())

@@ -13,6 +13,7 @@ use crate::{
     },
     geometry::Rect,
     protocols::{source::CaptureSource, split_time, target, CaptureHandler, Delivery, LoopTask},
+    time::Time,
 };
 
 use super::{
@@ -285,7 +286,7 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
     let Some(session) = copy.sessions.get_mut(&key.session) else {
         return;
     };
-    if session.copying || copy.running >= MAX_RUNNING {
+    if session.copying || copy.running.count() >= MAX_RUNNING {
         copy.backlog.push_back(ready);
         return;
     }
@@ -314,7 +315,7 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
         region.add(*rect, bounds);
     }
     session.copying = true;
-    copy.running += 1;
+    let era = copy.running.begin();
     let (damage, hotspot) = (ready.damage.clone(), ready.hotspot);
     let loop_sender = state.run_in_loop();
     let job = CopyJob {
@@ -324,6 +325,8 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
         target,
         done: Box::new(move |result| {
             let task: LoopTask<D> = Box::new(move |state| {
+                let running = &mut state.capture_protocols().copy.running;
+                let result = running.end(era, result);
                 if let (Ok(_), Some(hotspot)) = (&result, hotspot) {
                     cursor::before_ready(state, key, hotspot);
                 }
@@ -346,7 +349,6 @@ fn finish_copy<D: CaptureHandler>(
 ) {
     let now = state.now();
     let copy = &mut state.capture_protocols().copy;
-    copy.running = copy.running.saturating_sub(1);
     if let Some(session) = copy.sessions.get_mut(&key.session) {
         session.copying = false;
         let source = session.source.clone();
@@ -376,6 +378,25 @@ fn finish_copy<D: CaptureHandler>(
     }
     session::forget_if_unused(state, key.session);
     drain_backlog(state);
+}
+
+/// See [`crate::protocols::forget_pictures`].
+pub(in crate::protocols) fn forget_pictures<D: CaptureHandler>(state: &mut D, now: Time) {
+    let copy = &mut state.capture_protocols().copy;
+    copy.running.all_stale();
+    for cursor in copy.cursors.values_mut() {
+        cursor.forget_pictures(now);
+    }
+    for ready in std::mem::take(&mut copy.backlog) {
+        let key = ready.key;
+        drop(ready);
+        let Some(source) = source_of(state, key.session) else {
+            fail(state, key, FailureReason::Stopped);
+            continue;
+        };
+        start_anew(state, &source);
+        request(state, key, &source);
+    }
 }
 
 fn drain_backlog<D: CaptureHandler>(state: &mut D) {

@@ -420,7 +420,7 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
 fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
     let dmabufs = state.dmabuf_device().is_some();
     let copies = &mut state.capture_protocols().screencopy;
-    if copies.running >= MAX_RUNNING {
+    if copies.running.count() >= MAX_RUNNING {
         copies.backlog.push_back(ready);
         return;
     }
@@ -451,7 +451,7 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
         }
     };
     work.running = true;
-    copies.running += 1;
+    let era = copies.running.begin();
     let loop_sender = state.run_in_loop();
     let job = CopyJob {
         lease,
@@ -460,6 +460,8 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
         target,
         done: Box::new(move |result| {
             let task: LoopTask<D> = Box::new(move |state| {
+                let running = &mut state.capture_protocols().screencopy.running;
+                let result = running.end(era, result);
                 finish_copy(state, key, (&subject, session), (&info, &damage), result);
             });
             // The loop is gone only when the compositor ends.
@@ -478,7 +480,6 @@ fn finish_copy<D: CaptureHandler>(
     result: Result<CopyReport, CopyError>,
 ) {
     let copies = &mut state.capture_protocols().screencopy;
-    copies.running = copies.running.saturating_sub(1);
     let frame = copies.frames.get_mut(&key);
     let frame = frame.filter(|frame| matches!(frame.stage, Stage::Copying(_)));
     match (frame, result) {
@@ -500,6 +501,28 @@ fn finish_copy<D: CaptureHandler>(
     }
     for ready in std::mem::take(&mut state.capture_protocols().screencopy.backlog) {
         start_copy(state, ready);
+    }
+}
+
+/// See [`crate::protocols::forget_pictures`].
+pub(in crate::protocols) fn forget_pictures<D: CaptureHandler>(state: &mut D) {
+    let copies = &mut state.capture_protocols().screencopy;
+    copies.running.all_stale();
+    for ready in std::mem::take(&mut copies.backlog) {
+        let key = ready.key;
+        drop(ready);
+        let frames = &state.capture_protocols().screencopy.frames;
+        let Some(frame) = frames.get(&key) else {
+            continue;
+        };
+        let (Stage::Copying(work), Some(told)) = (&frame.stage, &frame.told) else {
+            continue;
+        };
+        let (work, subject) = (work.clone(), told.subject.clone());
+        if let Some(capture) = state.capture_output(&subject.output) {
+            capture.invalidate_session(work.session);
+        }
+        request(state, key, &subject, work);
     }
 }
 
