@@ -53,7 +53,10 @@ impl Other {
         let text = std::fs::read_to_string(&self.out).unwrap_or_default();
         let mut refused = 0;
         let mut shown = Vec::new();
-        for line in text.lines() {
+        // It is being written meanwhile.
+        let whole = |line: &&str| line.ends_with('\n');
+        for line in text.split_inclusive('\n').filter(whole) {
+            let line = line.trim_end();
             let numbers: Vec<u64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
             shown.push((numbers[0] as u32, Duration::from_nanos(numbers[1])));
             refused += numbers[2];
