@@ -24,6 +24,7 @@ mod toplevels;
 mod windows;
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -125,6 +126,8 @@ pub struct Vitrine {
     /// The next deadline of all screens and captures.
     alarm: Option<(Time, RegistrationToken)>,
     flushing: flush::Flushing,
+    /// When this turn of the event loop first asked for the time.
+    turn: Cell<Option<Time>>,
     /// A client's buffer was destroyed in this turn.
     buffers_died: bool,
     /// A lease was dropped in this turn.
@@ -229,6 +232,7 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             flushing: flush::Flushing::default(),
+            turn: Cell::default(),
             buffers_died: false,
             released: Arc::default(),
             fences: HashMap::new(),
@@ -273,6 +277,14 @@ impl Vitrine {
             self.renderer.forget_dead_buffers();
         }
         self.flush();
+        self.turn.set(None);
+    }
+
+    /// The time of this turn of the event loop.
+    fn turn(&self) -> Time {
+        let now = self.turn.get().unwrap_or_else(Time::now);
+        self.turn.set(Some(now));
+        now
     }
 
     /// Ends the session with this exit status.

@@ -225,9 +225,9 @@ impl OutputCapture {
 
     pub(crate) fn demand_for(&self, view: View, now: Time) -> Demand {
         let mut demand = Demand::None;
-        for session in self.sessions.values() {
+        for (id, session) in &self.sessions {
             if session.kind.view() == view {
-                demand = demand.max(self.demand_of(session, now));
+                demand = demand.max(self.demand_of(*id, session, now));
             }
             if demand == Demand::Now {
                 break;
@@ -236,10 +236,12 @@ impl OutputCapture {
         demand
     }
 
-    fn demand_of(&self, session: &Session, now: Time) -> Demand {
+    fn demand_of(&self, id: SessionId, session: &Session, now: Time) -> Demand {
         // A stream's next frame is captured before it is asked for: the display commits as soon as the last job is over,
-        // which is just when the client is being told of it. At most one frame waits like that, and none is forced.
-        let expected = session.is_about_to_ask(now, self.stream_patience());
+        // which is just when the client is being told of it. At most one frame waits like that, and none is forced. While we
+        // copy, the client cannot ask, however long that takes.
+        let expected = session.is_about_to_ask(now, self.stream_patience())
+            || (session.streams_on() && self.ring.is_copied_for(id));
         // A client that may not be given another frame must not make us capture one.
         if (session.requests.is_empty() && !expected)
             || !self.ring.may_lease_another(session.client, now)

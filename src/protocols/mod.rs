@@ -27,7 +27,10 @@ pub mod xdg_output;
 use std::{fmt, sync::Arc};
 
 use smithay::output::Output;
-use wayland_server::{backend::GlobalId, Client, DisplayHandle, GlobalDispatch};
+use wayland_server::{
+    backend::{ClientId, GlobalId},
+    Client, DisplayHandle, GlobalDispatch,
+};
 
 use crate::{
     capture::{CaptureEvent, CopyPool, FrameFormat, OutputCapture},
@@ -69,6 +72,9 @@ pub trait CaptureHandler: Sized + 'static {
     /// Called from inside request handlers: schedule the work, do not call [`deliver`] from here.
     fn capture_wanted(&mut self, output: &Output);
 
+    /// This client waits for a frame: what else it is to be told can go with that, if it comes soon.
+    fn frame_requested(&mut self, _client: ClientId) {}
+
     /// A sender whose tasks the event loop runs with `&mut Self`.
     fn run_in_loop(&self) -> LoopSender<Self>;
 
@@ -90,6 +96,11 @@ pub trait CaptureHandler: Sized + 'static {
     /// Whether the client has the right to capture now. Asked whenever a capture begins: a client that lost the right may
     /// still have objects from before.
     fn may_capture(&self, client: &Client) -> bool;
+
+    /// When the event loop woke up, near enough: a turn has one time, however many clients it serves.
+    fn now(&self) -> Time {
+        Time::now()
+    }
 
     /// Who the client is, for the audit.
     fn peer(&self, display: &DisplayHandle, client: &Client) -> Peer {

@@ -15,6 +15,7 @@ mod model;
 mod motion;
 mod ring;
 mod rules;
+mod stream;
 
 use std::{
     io,

@@ -210,14 +210,18 @@ fn start_anew<D: CaptureHandler>(state: &mut D, source: &CopySource) {
 
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource) {
+    let now = state.now();
     let requested = match source.of.capture(state) {
-        Some(capture) => capture.request(source.id, Time::now()),
+        Some(capture) => capture.request(source.id, now),
         None => return fail(state, key, FailureReason::Stopped),
     };
     match requested {
         Ok(request) => {
             if let Some(frame) = state.capture_protocols().copy.frame_mut(key) {
                 frame.stage = Stage::Waiting(request);
+                if let Some(client) = frame.object.client() {
+                    state.frame_requested(client.id());
+                }
             }
             source.of.wanted(state);
         }
@@ -343,6 +347,7 @@ fn finish_copy<D: CaptureHandler>(
     damage: &[Rect],
     result: Result<CopyReport, CopyError>,
 ) {
+    let now = state.now();
     let copy = &mut state.capture_protocols().copy;
     if let Some(session) = copy.sessions.get_mut(&key.session) {
         session.copying = false;
@@ -361,7 +366,8 @@ fn finish_copy<D: CaptureHandler>(
                 if let Some(source) = source {
                     if let Some(capture) = source.of.capture(state) {
                         capture.record_copy(source.id, &report);
-                        capture.record_ready(source.id, info.presented, Time::now());
+                        capture.record_ready(source.id, info.presented, now);
+                        capture.copy_handed_over(source.id, now);
                     }
                 }
             }

@@ -21,7 +21,6 @@ use crate::{
         target::{self, Unfit},
         CaptureHandler, Delivery, LoopTask,
     },
-    time::Time,
 };
 
 use super::{session, Frame, ScreencopyKey};
@@ -327,11 +326,12 @@ fn fits(buffer: &WlBuffer, told: &Told) -> Result<(), Refusal> {
 
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: ScreencopyKey, subject: &Subject, work: Work) {
+    let now = state.now();
     let requested = state.capture_output(&subject.output).map(|capture| {
         if work.copy.wait_for_damage {
-            capture.request(work.session, Time::now())
+            capture.request(work.session, now)
         } else {
-            capture.request_fresh(work.session, Time::now())
+            capture.request_fresh(work.session, now)
         }
     });
     let session = work.session;
@@ -490,10 +490,11 @@ fn finish_copy<D: CaptureHandler>(
             frame.stage = Stage::Over;
             session::count(state, subject, session, info, report.bytes);
             session::give_back(state, subject, session);
+            let now = state.now();
             if let Some(capture) = state.capture_output(&subject.output) {
                 capture.record_copy(session, &report);
-                capture.record_ready(session, info.presented, Time::now());
-                capture.copy_handed_over(session, Time::now());
+                capture.record_ready(session, info.presented, now);
+                capture.copy_handed_over(session, now);
             }
         }
         (Some(_), Err(error)) => recover(state, key, subject, &error),
