@@ -220,7 +220,7 @@ fn screencopy_into_dmabufs_is_exact_too() {
         let (_, _, buffer) = &buffers[0];
         for n in 600..606 {
             let frame = screencopy.frame(&mut eyes, &output, true, None).unwrap();
-            frame.copy(&mut eyes, buffer, true).unwrap();
+            frame.copy(&eyes, buffer, true).unwrap();
             painter.present(&mut client, n).unwrap();
             let end = frame.wait_end(&mut eyes, SECOND * 20).unwrap();
             assert!(end.is_some(), "{n}: the capture failed");

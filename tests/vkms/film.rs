@@ -232,7 +232,7 @@ impl Cameras {
 
     fn turn_screencopy(&mut self, mut third: Third) -> Third {
         let Some(frame) = third.frame.take() else {
-            let begun = ScreencopyFrame::begin(&mut self.client, &self.output, self.cursor);
+            let begun = ScreencopyFrame::begin(&self.client, &self.output, self.cursor);
             third.frame = Some(begun.unwrap());
             third.asked = false;
             return third;
