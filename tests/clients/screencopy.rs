@@ -187,7 +187,7 @@ impl ScreencopyFrame {
                 1 => XRGB8888,
                 other => other,
             };
-            return Buffer::with_stride(client, kind, width, height, fourcc, stride);
+            return Buffer::with_stride(client, kind, width, height, stride, fourcc);
         }
         let (fourcc, width, height) = record.dmabuf.ok_or_else(missing)?;
         Buffer::new(client, kind, width, height, fourcc)
