@@ -336,6 +336,12 @@ impl OutputCapture {
         self.jobs.len()
     }
 
+    /// Whether a job is in flight that shows what was before the present ring, and that nobody will see.
+    pub fn has_old_jobs(&self) -> bool {
+        let generation = self.ring.generation();
+        self.jobs.iter().any(|job| job.generation != generation)
+    }
+
     fn discard(&mut self, job: JobId) -> Completion {
         if self.end_unpublished(job) {
             self.stats.discarded += 1;

@@ -20,6 +20,7 @@ use smithay::{
 
 use super::{ClientState, Vitrine};
 use crate::{
+    capture::OutputCapture,
     output::Screen,
     policy::Privilege,
     protocols::{
@@ -242,6 +243,11 @@ impl Vitrine {
         let late = Time::now() >= *since + COPY_PATIENCE;
         let mut screens = self.backend.iter().flat_map(|backend| &backend.screens);
         if !screens.all(Screen::is_covered) {
+            return;
+        }
+        // Wherever they write to, they are through with it when the lock is there.
+        let flying = self.captures.values().any(OutputCapture::has_old_jobs);
+        if flying && !late {
             return;
         }
         if self.capture_protocols.stale_copies() > 0 {
