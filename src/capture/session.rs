@@ -5,6 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use crate::{
     capture::{
         damage::{clip, DamageSet},
+        direct::Target,
         ids::{ClientId, FrameSeq, RequestId},
         view::View,
     },
@@ -77,6 +78,10 @@ pub(crate) struct Session {
     pub delivered_at: Option<Time>,
     /// It asked for another one soon after the last delivery, and is expected to do so again.
     pub streaming: bool,
+    /// The client's memory that the waiting request of a copy session names.
+    pub target: Option<Target>,
+    /// The last request named memory that the hardware may write, and so will the next.
+    pub offers_direct: bool,
 }
 
 impl Session {
@@ -93,6 +98,8 @@ impl Session {
             fresh: false,
             delivered_at: None,
             streaming: false,
+            target: None,
+            offers_direct: false,
         }
     }
 
@@ -117,9 +124,42 @@ impl Session {
     }
 
     /// A request came.
-    pub fn asked(&mut self, request: RequestId, now: Time, patience: Duration) {
+    pub fn asked(
+        &mut self,
+        request: RequestId,
+        target: Option<Target>,
+        now: Time,
+        patience: Duration,
+    ) {
         self.streaming = self.is_soon_after_delivery(now, patience);
         self.requests.push_back(request);
+        self.offers_direct = target
+            .as_ref()
+            .is_some_and(|target| target.direct.is_some());
+        self.target = target;
+    }
+
+    /// The hardware is not to write the waiting request's memory.
+    pub fn refuse_direct(&mut self) {
+        self.offers_direct = false;
+        if let Some(target) = &mut self.target {
+            target.direct = None;
+        }
+    }
+
+    /// The oldest request is answered by this frame. Returns what changed for the session.
+    pub fn answered(&mut self, frame: FrameSeq, full: Rect, now: Time) -> Vec<Rect> {
+        self.requests.pop_front();
+        self.target = None;
+        self.given = Some(frame);
+        self.delivered_at = Some(now);
+        self.entitled = None;
+        let missed = self.missed.take();
+        if std::mem::replace(&mut self.anew, false) {
+            vec![self.area.unwrap_or(full)]
+        } else {
+            missed.into_rects()
+        }
     }
 
     /// Whether its next request is on its way: between two frames of a stream there is always a moment in which the client

@@ -27,7 +27,7 @@ fn line(n: u32, width: usize) -> Vec<u8> {
 }
 
 /// Reads a picture's number and looks at all its lines.
-fn read(bytes: &[u8], (width, height): (u32, u32), stride: u32) -> Result<u32, String> {
+pub fn read(bytes: &[u8], (width, height): (u32, u32), stride: u32) -> Result<u32, String> {
     let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], 0]);
     let n = number(0);
     let expected = line(n, width as usize);

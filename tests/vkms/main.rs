@@ -34,6 +34,7 @@ mod leaving;
 mod limits;
 mod mouse;
 mod pacing;
+mod passthrough;
 mod pause;
 mod pixels;
 mod producer;

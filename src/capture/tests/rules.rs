@@ -32,7 +32,7 @@ fn deliveries(events: &[CaptureEvent]) -> Vec<(SessionId, FrameSeq, Vec<Rect>)> 
             damage,
             ..
         } => Some((*session, lease.frame().seq, damage.clone())),
-        CaptureEvent::Void { .. } => None,
+        CaptureEvent::Void { .. } | CaptureEvent::Written { .. } => None,
     });
     deliveries.collect()
 }

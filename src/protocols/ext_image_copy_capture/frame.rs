@@ -9,17 +9,20 @@ use wayland_server::{protocol::wl_buffer::WlBuffer, Client, Resource};
 
 use crate::{
     capture::{
-        CopyError, CopyJob, CopyReport, DamageSet, FrameFormat, FrameInfo, Lease, RequestId,
+        CopyError, CopyJob, CopyReport, DamageSet, FrameFormat, FrameInfo, Lease, Producer,
+        RequestId, SessionId,
     },
     geometry::Rect,
-    protocols::{source::CaptureSource, split_time, target, CaptureHandler, Delivery, LoopTask},
+    protocols::{
+        source::CaptureSource, split_time, target, CaptureHandler, Delivery, LoopTask, Written,
+    },
     time::Time,
 };
 
 use super::{
     cursor,
     session::{self, CopySource},
-    Frame, FrameKey, SessionKey,
+    CopyCaptures, Frame, FrameKey, SessionKey,
 };
 
 /// So often one frame object is tried again after trouble that is not the client's: a portal in the field ends its cast
@@ -210,8 +213,12 @@ fn start_anew<D: CaptureHandler>(state: &mut D, source: &CopySource) {
 
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource) {
+    let frame = state.capture_protocols().copy.frame_mut(key);
+    let target = frame
+        .and_then(|frame| frame.buffer.as_ref())
+        .and_then(|buffer| target::memory(buffer, source.of.takes_passthrough()));
     let requested = match source.of.capture(state) {
-        Some(capture) => capture.request(source.id, Time::now()),
+        Some(capture) => capture.request_into(source.id, target, Time::now()),
         None => return fail(state, key, FailureReason::Stopped),
     };
     match requested {
@@ -241,20 +248,9 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
         damage,
     } = delivery;
     let copy = &mut state.capture_protocols().copy;
-    let key = copy.find(of, session);
-    let frame = key.and_then(|key| {
-        let frame = copy.sessions.get_mut(&key)?.frame.as_mut()?;
-        if frame.stage != Stage::Waiting(request) {
-            return None;
-        }
-        frame.stage = Stage::Copying;
-        Some(FrameKey {
-            session: key,
-            number: frame.number,
-        })
-    });
-    match frame {
-        Some(key) => {
+    match waiting_for(copy, of, session, request) {
+        Some((key, frame)) => {
+            frame.stage = Stage::Copying;
             let hotspot = cursor::newest_hotspot(state, of);
             let ready = ReadyCopy {
                 key,
@@ -271,6 +267,66 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
                 capture.invalidate_session(session);
             }
         }
+    }
+}
+
+/// The frame that waits for the answer to this request.
+fn waiting_for<'a>(
+    copy: &'a mut CopyCaptures,
+    of: &CaptureSource,
+    session: SessionId,
+    request: RequestId,
+) -> Option<(FrameKey, &'a mut CopyFrame)> {
+    let session = copy.find(of, session)?;
+    let frame = copy.sessions.get_mut(&session)?.frame.as_mut()?;
+    let number = frame.number;
+    (frame.stage == Stage::Waiting(request)).then_some((FrameKey { session, number }, frame))
+}
+
+/// The hardware has written the picture into the client's buffer.
+pub(in crate::protocols) fn written<D: CaptureHandler>(
+    state: &mut D,
+    of: &CaptureSource,
+    written: &Written,
+) {
+    let copy = &mut state.capture_protocols().copy;
+    let waiting = waiting_for(copy, of, written.session, written.request);
+    let Some((key, frame)) = waiting else {
+        // The frame died between the answer and now. Its damage is not lost.
+        if let Some(capture) = of.capture(state) {
+            capture.invalidate_session(written.session);
+        }
+        return;
+    };
+    let is_there = frame.buffer.as_ref().is_some_and(Resource::is_alive);
+    let Some(source) = source_of(state, key.session) else {
+        return;
+    };
+    if !is_there {
+        return refuse_buffer(state, key, &source, &target::Unfit::Destroyed);
+    }
+    let copy = &mut state.capture_protocols().copy;
+    let Some(frame) = copy.frame_mut(key) else {
+        return;
+    };
+    frame.stage = Stage::Over;
+    send_ready(
+        &frame.object,
+        Some(&source),
+        written.presented,
+        &written.damage,
+    );
+    let format = session::format_of(state, &source);
+    let bytes = format.map_or(0, |format| {
+        u64::from(format.stride) * u64::from(format.height)
+    });
+    let copy = &mut state.capture_protocols().copy;
+    let session = copy.sessions.get_mut(&key.session);
+    if let Some(audit) = session.and_then(|session| session.audit.as_mut()) {
+        audit.frame(Producer::Writeback, bytes);
+    }
+    if let Some(capture) = of.capture(state) {
+        capture.record_ready(source.id, written.presented, Time::now());
     }
 }
 
@@ -353,9 +409,9 @@ fn finish_copy<D: CaptureHandler>(
         match (frame, result) {
             (Some(frame), Ok(report)) => {
                 frame.stage = Stage::Over;
-                send_ready(&frame.object, source.as_ref(), info, damage);
+                send_ready(&frame.object, source.as_ref(), info.presented, damage);
                 if let Some(audit) = &mut session.audit {
-                    audit.frame(info, report.bytes);
+                    audit.frame(info.producer, report.bytes);
                 }
                 if let Some(source) = source {
                     if let Some(capture) = source.of.capture(state) {
@@ -379,7 +435,7 @@ fn drain_backlog<D: CaptureHandler>(state: &mut D) {
     }
 }
 
-fn send_ready(object: &Frame, source: Option<&CopySource>, info: &FrameInfo, damage: &[Rect]) {
+fn send_ready(object: &Frame, source: Option<&CopySource>, presented: Time, damage: &[Rect]) {
     let transform = source
         .map(|source| source.of.transform())
         .unwrap_or_default();
@@ -387,7 +443,7 @@ fn send_ready(object: &Frame, source: Option<&CopySource>, info: &FrameInfo, dam
     for rect in damage {
         object.damage(rect.loc.x, rect.loc.y, rect.size.w, rect.size.h);
     }
-    let (high, low, nanoseconds) = split_time(info.presented);
+    let (high, low, nanoseconds) = split_time(presented);
     object.presentation_time(high, low, nanoseconds);
     object.ready();
 }

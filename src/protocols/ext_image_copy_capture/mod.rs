@@ -33,7 +33,7 @@ use super::{
 
 pub(super) use self::{
     cursor::{cursor_changed, output_gone as cursor_output_gone, poll as poll_cursor},
-    frame::deliver,
+    frame::{deliver, written},
     session::{rights_changed, source_changed, source_gone},
 };
 

@@ -1,0 +1,506 @@
+//! The connector writes a lone client's own dma-buf: no copy, the right pixels, and nothing is lost when the client is not
+//! alone, goes away, or the hardware fails.
+
+use std::time::Duration;
+
+use crate::{
+    clients::{
+        buffers::{ARGB8888, XRGB8888},
+        copy_capture::{picture_of, CopiedFrame, CopySession, PendingCopy},
+        export_dmabuf::Exporter,
+        Buffer, Client, MemoryKind, Painter, Rect,
+    },
+    control::capture_report,
+    faults::assert_clean,
+    film::{self, Window},
+    machine::{self, Guest, Machine, Proc, SECOND},
+    stage::{Setup, Stage, Summary},
+};
+
+const ON: &str = "[capture]\ndmabuf = \"on\"";
+
+/// A client with a session and two buffers that it uses in turn.
+struct Viewer {
+    client: Client,
+    session: CopySession,
+    buffers: Vec<Buffer>,
+    turn: usize,
+}
+
+impl Viewer {
+    fn new(stage: &Stage<'_>, kind: MemoryKind) -> Self {
+        Self::with(stage, |client| {
+            let buffer = |client: &mut Client| Buffer::new(client, kind, 640, 480, XRGB8888);
+            vec![buffer(client).unwrap(), buffer(client).unwrap()]
+        })
+    }
+
+    fn with(stage: &Stage<'_>, buffers: impl FnOnce(&mut Client) -> Vec<Buffer>) -> Self {
+        let mut client = stage.client();
+        let output = client.output(None).unwrap();
+        let session = CopySession::open(&mut client, &output, true).unwrap();
+        let mut buffers = buffers(&mut client);
+        for buffer in &mut buffers {
+            buffer.write(|bytes| bytes.fill(0x5a));
+        }
+        Self {
+            client,
+            session,
+            buffers,
+            turn: 0,
+        }
+    }
+
+    fn buffer(&self) -> &Buffer {
+        &self.buffers[self.turn % self.buffers.len()]
+    }
+
+    /// Asks for a frame into the next buffer; the compositor has the request when this returns.
+    fn ask(&mut self) -> PendingCopy {
+        self.turn += 1;
+        let buffer = &self.buffers[self.turn % self.buffers.len()];
+        let one = [Rect::new(0, 0, 1, 1)];
+        let pending = self.session.request(&mut self.client, buffer, &one);
+        self.client.roundtrip().unwrap();
+        pending.unwrap()
+    }
+
+    fn wait(&mut self, pending: PendingCopy) -> CopiedFrame {
+        let buffer = &self.buffers[self.turn % self.buffers.len()];
+        pending.wait(&mut self.client, buffer).unwrap().frame()
+    }
+
+    fn capture(&mut self) -> CopiedFrame {
+        let pending = self.ask();
+        self.wait(pending)
+    }
+
+    /// Captures until the frame is not older than `shown`, and holds it against what the painter drew.
+    fn see(&mut self, painter: &Painter, shown: Duration, what: &str) {
+        while self.capture().presented < shown {}
+        picture_of(self.buffer()).assert_same(&painter.expected(), what);
+    }
+}
+
+/// Copies are only made where the display did not wait for a job, as on a machine that is busy.
+#[track_caller]
+fn assert_nothing_copied(summary: &Summary) {
+    assert!(
+        summary.get("copies") <= summary.get("overtaken") + summary.get("late"),
+        "{summary:?}"
+    );
+    assert!(summary.get("passthrough") > 0);
+}
+
+fn descriptors(vitrine: &Proc) -> usize {
+    let count = || {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", vitrine.pid()));
+        entries.unwrap().count()
+    };
+    // Without what is just on its way.
+    let samples = (0..10).map(|_| {
+        std::thread::sleep(SECOND / 50);
+        count()
+    });
+    samples.min().unwrap()
+}
+
+#[test]
+fn a_lone_clients_dmabufs_are_written_by_the_connector_and_nothing_is_copied() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(ON).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut seen = 0;
+        for kind in [MemoryKind::Udmabuf, MemoryKind::Heap] {
+            let mut viewer = Viewer::new(&stage, kind);
+            for n in 1..=8 {
+                seen += 1;
+                let shown = painter.present(&mut client, seen).unwrap();
+                viewer.see(&painter, shown, &format!("picture {n} in {kind:?}"));
+            }
+            // A request that is there before the change, and its damage.
+            let pending = viewer.ask();
+            seen += 1;
+            let rect = Rect::new(40, 30, 200, 100);
+            let commit = painter.paint_part(&mut client, seen, rect).unwrap();
+            painter.time_shown(&mut client, commit).unwrap();
+            let frame = viewer.wait(pending);
+            frame.picture.assert_same(&painter.expected(), "a part");
+            assert_eq!(frame.damage, [rect]);
+        }
+        // Lines with padding are nothing special.
+        let mut padded = Viewer::with(&stage, |client| {
+            let kind = MemoryKind::Udmabuf;
+            vec![Buffer::with_stride(client, kind, 640, 480, 2624, XRGB8888).unwrap()]
+        });
+        let shown = painter.present(&mut client, 100).unwrap();
+        padded.see(&painter, shown, "with padding");
+        let report = capture_report(guest);
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert_nothing_copied(&summary);
+        assert!(summary.get("passthrough") + summary.get("copies") >= 19);
+        assert_eq!(report.passthrough, summary.get("passthrough"));
+        assert_eq!(report.clients[0].passthrough + report.clients[0].copies, 1);
+        assert_eq!(summary.get("imports"), 5, "once per buffer");
+        assert_eq!(summary.get("modesets"), 1);
+        assert_clean(&guest.dmesg());
+    });
+}
+
+/// Six pictures for a viewer who is alone.
+fn alone(
+    guest: &Guest,
+    viewer: &mut Viewer,
+    (client, painter): (&mut Client, &mut Painter),
+    first: u32,
+) {
+    let before = capture_report(guest).passthrough;
+    for n in first..first + 6 {
+        let shown = painter.present(client, n).unwrap();
+        viewer.see(painter, shown, &format!("picture {n}, alone"));
+    }
+    let passed = capture_report(guest).passthrough - before;
+    assert!(passed >= 3, "{passed} of 6 frames passed through");
+}
+
+#[test]
+fn with_company_frames_come_from_the_ring_and_afterwards_from_the_connector_again() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(ON).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
+        alone(guest, &mut viewer, (&mut client, &mut painter), 1);
+        let before = capture_report(guest);
+
+        // One that reads our slots, and one with memory of its own. All ask, and then the picture changes.
+        let mut reader = stage.client();
+        let output = reader.output(None).unwrap();
+        let exporter = Exporter::new(&reader).unwrap();
+        let mut second = Viewer::new(&stage, MemoryKind::Heap);
+        for n in 100..108 {
+            let (of_viewer, of_second) = (viewer.ask(), second.ask());
+            let of_reader = exporter.request(&mut reader, &output, true).unwrap();
+            reader.roundtrip().unwrap();
+            let shown = painter.present(&mut client, n).unwrap();
+            for (viewer, pending) in [(&mut viewer, of_viewer), (&mut second, of_second)] {
+                let frame = viewer.wait(pending);
+                // A first frame may show the screen as it was.
+                match frame.presented >= shown {
+                    true => frame.picture.assert_same(&painter.expected(), "in company"),
+                    false => viewer.see(&painter, shown, "in company, then"),
+                }
+            }
+            let mut frame = of_reader.wait(&mut reader, SECOND * 20).unwrap().frame();
+            while frame.presented() < shown {
+                let next = exporter.capture(&mut reader, &output, true);
+                frame = next.unwrap().frame();
+            }
+            let what = "through the ring, beside one with its own memory";
+            frame.picture().assert_same(&painter.expected(), what);
+        }
+        let copies = capture_report(guest).copies - before.copies;
+        assert!(copies >= 8, "{copies} copies in company");
+        drop((exporter, reader, second));
+
+        alone(guest, &mut viewer, (&mut client, &mut painter), 200);
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+    });
+}
+
+#[test]
+fn what_the_connector_cannot_write_is_copied_as_ever() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(ON).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut n = 0;
+        for kind in [MemoryKind::Udmabuf, MemoryKind::Heap] {
+            let mut viewer = Viewer::with(&stage, |client| {
+                vec![Buffer::new(client, kind, 640, 480, ARGB8888).unwrap()]
+            });
+            for _ in 0..4 {
+                n += 1;
+                let shown = painter.present(&mut client, n).unwrap();
+                viewer.see(&painter, shown, &format!("with alpha, in {kind:?}"));
+            }
+        }
+        let log = stage.vitrine.log();
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert_eq!(summary.get("passthrough"), 0);
+        assert!(summary.get("copies") >= 8);
+        let said = log.matches("cannot be written by the connector").count();
+        assert_eq!(said, 2, "once per buffer");
+    });
+}
+
+#[test]
+fn where_the_operator_does_not_want_it_frames_are_copied() {
+    machine::boot(Machine::default(), |guest| {
+        let lines = format!("{ON}\npassthrough = false");
+        let stage = Setup::default().with(&lines).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
+        for n in 1..=4 {
+            let shown = painter.present(&mut client, n).unwrap();
+            viewer.see(&painter, shown, "without passthrough");
+        }
+        let summary = stage.finish("Virtual-1");
+        assert_eq!(summary.get("passthrough"), 0);
+        assert!(summary.get("copies") >= 4);
+    });
+}
+
+/// What goes away while the connector writes into it. The fence of each fourth job comes after an eighth of a second, which
+/// is when.
+fn dies_under_a_job(guest: &Guest, die: impl Fn(Viewer, PendingCopy)) {
+    let late = (3..100)
+        .filter(|n| n % 4 == 0)
+        .map(|n| format!("fence:{n}=late125"));
+    let faults = late.collect::<Vec<_>>().join(",");
+    let stage = Setup::default().with(ON).faults(&faults).start(guest);
+    let (mut client, mut painter) = stage.painter();
+    let mut n = 0;
+    let mut held = None;
+    for round in 0..6 {
+        let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
+        // Until a job of this client takes its time.
+        let pending = loop {
+            let pending = viewer.ask();
+            n += 1;
+            painter.present(&mut client, n).unwrap();
+            viewer.client.dispatch_for(SECOND / 25).unwrap();
+            if !pending.has_ended() {
+                break pending;
+            }
+            drop(pending);
+        };
+        die(viewer, pending);
+        // The display goes on, and the next client gets the right picture.
+        n += 1;
+        let shown = painter.present(&mut client, n).unwrap();
+        let mut next = Viewer::new(&stage, MemoryKind::Heap);
+        next.see(&painter, shown, &format!("after death {round}"));
+        drop(next);
+        std::thread::sleep(SECOND / 4);
+        let now = descriptors(&stage.vitrine);
+        assert!(
+            now <= *held.get_or_insert(now),
+            "descriptors: {now} > {held:?}"
+        );
+    }
+    let summary = stage.finish("Virtual-1");
+    println!("{summary:?}");
+    assert!(summary.get("passthrough") >= 3);
+    assert_clean(&guest.dmesg());
+}
+
+#[test]
+fn a_client_that_dies_under_a_job_disturbs_nobody() {
+    machine::boot(Machine::default(), |guest| {
+        dies_under_a_job(guest, |viewer, pending| {
+            // The connection first, so that nothing is said about the objects.
+            let Viewer {
+                client,
+                session,
+                buffers,
+                ..
+            } = viewer;
+            drop(client);
+            drop((pending, session, buffers));
+        });
+    });
+}
+
+#[test]
+fn a_buffer_that_is_destroyed_under_a_job_disturbs_nobody() {
+    machine::boot(Machine::default(), |guest| {
+        dies_under_a_job(guest, |mut viewer, pending| {
+            viewer.buffers.clear();
+            viewer.client.roundtrip().unwrap();
+            let end = pending.wait_end(&mut viewer.client, SECOND * 10).unwrap();
+            assert!(end.1.is_err(), "ready without a buffer");
+        });
+    });
+}
+
+#[test]
+fn a_frame_that_is_destroyed_under_a_job_leaves_its_buffer_to_the_job_and_then_to_the_next() {
+    machine::boot(Machine::default(), |guest| {
+        dies_under_a_job(guest, |mut viewer, pending| {
+            drop(pending);
+            // The same memory again, at once: written by one at a time, and right when it is ready.
+            viewer.turn += viewer.buffers.len() - 1;
+            let frame = viewer.capture();
+            let n = crate::clients::identify(&frame.picture);
+            assert!(n.is_some(), "a torn picture");
+            let still = picture_of(viewer.buffer());
+            std::thread::sleep(SECOND / 5);
+            picture_of(viewer.buffer()).assert_same(&still, "written after ready");
+        });
+    });
+}
+
+/// The n-th job's fence never comes while a client waits for its frame.
+fn loses_a_job(faults: &'static str, config: &'static str, judge: fn(&str, &Summary)) {
+    machine::boot(Machine::default(), move |guest| {
+        let lines = format!("{ON}\n{config}");
+        let stage = Setup::default().with(&lines).faults(faults).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
+        let mut n = 0;
+        while capture_report(guest).lost == 0 {
+            n += 1;
+            assert!(n < 40, "no job was lost");
+            let pending = viewer.ask();
+            let shown = painter.present(&mut client, n).unwrap();
+            // The screen stands still from here on: nothing but this request wants anything.
+            let frame = viewer.wait(pending);
+            if frame.presented >= shown {
+                frame.picture.assert_same(&painter.expected(), "the frame");
+            } else {
+                viewer.see(&painter, shown, "the frame after");
+            }
+        }
+        for n in 100..110 {
+            let shown = painter.present(&mut client, n).unwrap();
+            viewer.see(&painter, shown, &format!("picture {n}, afterwards"));
+        }
+        let log = stage.vitrine.log();
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert!(!log.contains("panicked"));
+        judge(&log, &summary);
+    });
+}
+
+#[test]
+fn a_frame_whose_job_is_lost_is_served_by_a_copy_once_the_connector_is_proven() {
+    loses_a_job("fence:4=never", "", |log, summary| {
+        assert_eq!(log.matches("writeback connector recovered").count(), 1);
+        assert_eq!(summary.get("lost"), 1);
+        assert!(summary.get("copies") >= 1);
+        assert!(summary.get("passthrough") >= 6);
+    });
+}
+
+#[test]
+fn a_frame_whose_connector_stalls_is_rendered_and_copied() {
+    loses_a_job("fence:4..400=never", "", |log, summary| {
+        assert!(log.contains("writeback connector stalled"));
+        assert!(summary.get("rendered") >= 10);
+        assert!(summary.get("copies") >= 10);
+        assert!(summary.get("passthrough") <= 3);
+    });
+}
+
+#[test]
+fn a_job_that_ends_with_an_error_is_followed_by_a_copy() {
+    machine::boot(Machine::default(), |guest| {
+        let faults = "fence:3=error,fence:6=error,fence:9=error";
+        let stage = Setup::default().with(ON).faults(faults).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
+        for n in 1..=12 {
+            let shown = painter.present(&mut client, n).unwrap();
+            viewer.see(&painter, shown, &format!("picture {n}"));
+        }
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert_eq!(summary.get("failed"), 3);
+        assert!(summary.get("copies") >= 1);
+        assert!(summary.get("passthrough") >= 4);
+    });
+}
+
+#[test]
+fn two_hundred_frames_of_a_stream_cost_an_import_for_each_buffer_and_are_all_true() {
+    const FRAMES: usize = 200;
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(ON).start(guest);
+        let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
+        let mut window = Window::open(&stage, None, 1);
+        let mut taken = Vec::new();
+        let mut pending: Option<PendingCopy> = None;
+        machine::wait_until("the stream", SECOND * 60, || {
+            window.turn(Duration::from_millis(1));
+            viewer
+                .client
+                .dispatch_for(Duration::from_millis(1))
+                .unwrap();
+            if let Some(end) = pending.as_ref().and_then(PendingCopy::ended) {
+                let shows = viewer
+                    .buffer()
+                    .read(|bytes| film::read(bytes, (640, 480), viewer.buffer().stride));
+                taken.push((end.unwrap(), shows));
+                pending = None;
+            }
+            if pending.is_none() {
+                pending = Some(viewer.ask());
+            }
+            taken.len() >= FRAMES
+        });
+        let last = taken.last().unwrap().0;
+        machine::wait_until("the word about the last one", SECOND * 20, || {
+            window.turn(Duration::from_millis(1));
+            window.shown().last().is_some_and(|(time, _)| *time > last)
+        });
+        let shown = window.shown();
+        for (presented, shows) in &taken {
+            let truth = shown.iter().rev().find(|(time, _)| time <= presented);
+            // The first may show the screen before the window.
+            if let Some((time, n)) = truth {
+                assert_eq!(
+                    shows.as_ref(),
+                    Ok(n),
+                    "presented {presented:?}, shown {time:?}"
+                );
+            }
+        }
+        let first = taken.first().unwrap().0;
+        let flips = shown
+            .iter()
+            .filter(|(time, _)| *time >= first && *time <= last);
+        let flips = flips.count();
+        drop(pending);
+        let summary = stage.finish("Virtual-1");
+        println!("{} frames of {flips} flips; {summary:?}", taken.len());
+        assert_nothing_copied(&summary);
+        assert_eq!(summary.get("imports"), 2);
+    });
+}
+
+/// The display is never without its frame because of a client's buffer, and one bad buffer is not the connector's fault.
+#[test]
+fn a_driver_that_refuses_clients_buffers_does_not_lose_its_writeback() {
+    machine::boot(Machine::default(), |guest| {
+        let refused = (10..60).step_by(6).map(|n| format!("commit:{n}=EINVAL"));
+        let faults = refused.collect::<Vec<_>>().join(",");
+        let stage = Setup::default().with(ON).faults(&faults).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut n = 0;
+        for _ in 0..12 {
+            let mut viewer = Viewer::new(&stage, MemoryKind::Heap);
+            for _ in 0..3 {
+                n += 1;
+                let pending = viewer.ask();
+                let shown = painter.present(&mut client, n).unwrap();
+                let frame = viewer.wait(pending);
+                match frame.presented >= shown {
+                    true => frame
+                        .picture
+                        .assert_same(&painter.expected(), "refused or not"),
+                    false => viewer.see(&painter, shown, "refused or not"),
+                }
+            }
+        }
+        let log = stage.vitrine.log();
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert!(log.contains("the driver refused to write a client's buffer"));
+        assert!(!log.contains("again and again"));
+        assert_eq!(summary.get("modesets"), 1);
+        assert!(summary.get("passthrough") >= 12);
+    });
+}
