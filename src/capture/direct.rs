@@ -165,10 +165,11 @@ impl OutputCapture {
     }
 
     /// No overdue job but `in_flight` is written any more: the hardware was given others since, and was proven or given up.
-    pub fn release_targets(&mut self, in_flight: Option<JobId>) {
-        self.direct
-            .overdue
-            .retain(|(job, _)| Some(*job) == in_flight);
+    /// Returns those jobs whose memory was kept until now.
+    pub fn release_targets(&mut self, in_flight: Option<JobId>) -> Vec<JobId> {
+        let left_behind = |(job, _): &mut (JobId, TargetId)| Some(*job) != in_flight;
+        let released = self.direct.overdue.extract_if(.., left_behind);
+        released.map(|(job, _)| job).collect()
     }
 
     /// Whether a request waits for the hardware to be known to have left its memory behind.

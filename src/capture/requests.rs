@@ -118,7 +118,7 @@ impl OutputCapture {
         self.request_with(session, target, false, now)
     }
 
-    /// As [`request`](Self::request), but a copy session, too, is answered by any newer frame and does not wait for
+    /// As [`request_into`](Self::request_into), but a copy session, too, is answered by any newer frame and does not wait for
     /// damage; the next commit is made for it. No frame answers two of these.
     ///
     /// # Errors
@@ -126,9 +126,10 @@ impl OutputCapture {
     pub fn request_fresh(
         &mut self,
         session: SessionId,
+        target: Option<Target>,
         now: Time,
     ) -> Result<RequestId, RequestError> {
-        self.request_with(session, None, true, now)
+        self.request_with(session, target, true, now)
     }
 
     fn request_with(

@@ -119,6 +119,7 @@ impl Screen {
             capture_buffers: None,
             passthrough,
             targets: Targets::default(),
+            left_behind: Vec::new(),
             no_writeback: None,
             policy: producer,
             software,

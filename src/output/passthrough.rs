@@ -10,11 +10,11 @@ use smithay::backend::allocator::dmabuf::Dmabuf;
 use super::{
     produce::ArmedJobs,
     screen::{Screen, CAPTURE_FORMAT},
-    StepContext,
+    Step, StepContext,
 };
 use crate::{
     capture::{self, CursorInFrame, OutputCapture, PerView, Producer, SessionId},
-    kms::{client_target, writeback::Trust, Framebuffer, WritebackFb},
+    kms::{client_target, writeback::Trust, Framebuffer, JobId, WritebackFb},
 };
 
 /// A job that goes into a client's memory.
@@ -38,7 +38,21 @@ impl Screen {
         let writeback = self.pipeline.writeback();
         if !matches!(writeback.trust(), Trust::Probation { .. }) || !writeback.is_attached() {
             let in_flight = writeback.in_flight();
-            capture.release_targets(in_flight.map(|job| capture::JobId(job.0)));
+            let released = capture.release_targets(in_flight.map(|job| capture::JobId(job.0)));
+            self.left_behind
+                .extend(released.into_iter().map(|job| JobId(job.0)));
+        }
+    }
+
+    /// Lets go of lost jobs with clients' memory once the connector is proven. Those with slots are bounded by the ring;
+    /// these are not, and a fence that never signals would keep a client's memory, and a descriptor, for ever.
+    pub(super) fn forget_left_behind(&mut self, step: &mut Step) {
+        if self.left_behind.is_empty() || self.pipeline.writeback().trust() != Trust::Trusted {
+            return;
+        }
+        for job in std::mem::take(&mut self.left_behind) {
+            self.pipeline.forget_lost(job);
+            step.forget.push(job);
         }
     }
 

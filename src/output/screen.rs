@@ -76,6 +76,8 @@ pub struct Screen {
     /// Whether the connector may write a lone client's own buffer.
     pub(super) passthrough: bool,
     pub(super) targets: Targets<Arc<kms::Framebuffer>>,
+    /// Lost jobs with clients' memory, which the connector does not write any more.
+    pub(super) left_behind: Vec<kms::JobId>,
     /// Why no job is possible on this screen, once that was found out.
     pub(super) no_writeback: Option<String>,
     /// Who is to make captured frames, as far as the operator says.

@@ -11,9 +11,12 @@ use crate::{
         Buffer, Client, MemoryKind, Painter, Rect,
     },
     control::capture_report,
+    cursor::{setup, with_arrow},
     faults::assert_clean,
     film::{self, Window},
     machine::{self, Guest, Machine, Proc, SECOND},
+    mouse::Mouse,
+    rights::reload,
     stage::{Setup, Stage, Summary},
 };
 
@@ -36,9 +39,17 @@ impl Viewer {
     }
 
     fn with(stage: &Stage<'_>, buffers: impl FnOnce(&mut Client) -> Vec<Buffer>) -> Self {
+        Self::of_view(stage, true, buffers)
+    }
+
+    fn of_view(
+        stage: &Stage<'_>,
+        cursor: bool,
+        buffers: impl FnOnce(&mut Client) -> Vec<Buffer>,
+    ) -> Self {
         let mut client = stage.client();
         let output = client.output(None).unwrap();
-        let session = CopySession::open(&mut client, &output, true).unwrap();
+        let session = CopySession::open(&mut client, &output, cursor).unwrap();
         let mut buffers = buffers(&mut client);
         for buffer in &mut buffers {
             buffer.write(|bytes| bytes.fill(0x5a));
@@ -210,6 +221,47 @@ fn with_company_frames_come_from_the_ring_and_afterwards_from_the_connector_agai
 }
 
 #[test]
+fn the_cursor_is_in_what_the_connector_writes_and_who_does_not_want_it_gets_a_copy() {
+    machine::boot(Machine::default(), |guest| {
+        let mut mouse = Mouse::new();
+        let stage = setup().with(ON).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        let mut with = Viewer::new(&stage, MemoryKind::Udmabuf);
+        let expected = with_arrow(painter.expected(), (100, 50));
+        let mut turn = 0;
+        machine::wait_until("the pointer", SECOND * 30, || {
+            // What is sent before the compositor has opened the device is lost.
+            if turn % 20 == 0 {
+                mouse.to(100, 50);
+            }
+            turn += 1;
+            painter.present(&mut client, 1).unwrap();
+            with.capture().picture.difference(&expected).is_none()
+        });
+        let before = capture_report(guest);
+        for n in 2..6 {
+            let shown = painter.present(&mut client, n).unwrap();
+            while with.capture().presented < shown {}
+            let expected = with_arrow(painter.expected(), (100, 50));
+            picture_of(with.buffer()).assert_same(&expected, "with the cursor");
+        }
+        let between = capture_report(guest);
+        assert!(between.passthrough > before.passthrough);
+        drop(with);
+        let mut without = Viewer::of_view(&stage, false, |client| {
+            vec![Buffer::new(client, MemoryKind::Udmabuf, 640, 480, XRGB8888).unwrap()]
+        });
+        for n in 6..10 {
+            let shown = painter.present(&mut client, n).unwrap();
+            without.see(&painter, shown, "without the cursor");
+        }
+        assert_eq!(capture_report(guest).passthrough, between.passthrough);
+        stage.finish("Virtual-1");
+    });
+}
+
+#[test]
 fn what_the_connector_cannot_write_is_copied_as_ever() {
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default().with(ON).start(guest);
@@ -339,6 +391,38 @@ fn a_frame_that_is_destroyed_under_a_job_leaves_its_buffer_to_the_job_and_then_t
             std::thread::sleep(SECOND / 5);
             picture_of(viewer.buffer()).assert_same(&still, "written after ready");
         });
+    });
+}
+
+#[test]
+fn whoever_loses_the_right_under_a_job_gets_nothing_and_sees_nothing_that_comes_later() {
+    const CLOSED: &str = "[access]\ndefault = 'deny'\n";
+    machine::boot(Machine::default(), |guest| {
+        let faults = "fence:4=late125,fence:5=late125";
+        let mut stage = Setup::default().with(ON).faults(faults).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
+        for n in 1..=3 {
+            let shown = painter.present(&mut client, n).unwrap();
+            viewer.see(&painter, shown, "with the right");
+        }
+        let pending = viewer.ask();
+        painter.present(&mut client, 4).unwrap();
+        reload(guest, &mut stage, CLOSED, "access rules changed");
+        let (_, end) = pending.wait_end(&mut viewer.client, SECOND * 10).unwrap();
+        println!("{end:?}");
+        for n in 5..15 {
+            painter.present(&mut client, n).unwrap();
+        }
+        viewer.client.roundtrip().unwrap();
+        assert!(viewer.session.record().stopped);
+        for buffer in &viewer.buffers {
+            let seen = crate::clients::identify(&picture_of(buffer));
+            assert!(seen.is_some_and(|n| n <= 4), "{seen:?}");
+        }
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert!(summary.get("passthrough") >= 2);
     });
 }
 

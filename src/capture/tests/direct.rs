@@ -283,10 +283,10 @@ fn an_overdue_job_is_never_believed_and_its_memory_is_free_with_its_fence_or_wit
         assert_eq!(rig.demand(), Demand::None);
         let now = rig.now();
         assert_eq!(rig.capture.complete(job, now, now), Completion::Unknown);
-        rig.capture.release_targets(Some(job));
+        assert_eq!(rig.capture.release_targets(Some(job)), []);
         assert!(rig.capture.waits_for_proof(), "it is still in flight");
         match proof {
-            true => rig.capture.release_targets(None),
+            true => assert_eq!(rig.capture.release_targets(None), [job]),
             false => rig.capture.late_fence(job),
         }
         assert!(!rig.capture.waits_for_proof());

@@ -549,7 +549,7 @@ impl World {
             Op::Proven => {
                 self.overdue
                     .retain(|(_, place)| matches!(place, Place::Slot(_)));
-                self.capture.release_targets(None);
+                drop(self.capture.release_targets(None));
             }
             Op::Cancel(at) => {
                 let session = self.session(at);

@@ -327,11 +327,13 @@ fn fits(buffer: &WlBuffer, told: &Told) -> Result<(), Refusal> {
 
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: ScreencopyKey, subject: &Subject, work: Work) {
+    // Named so that a job of the same client's does not write it at the same time.
+    let target = target::memory(&work.copy.buffer, false);
     let requested = state.capture_output(&subject.output).map(|capture| {
         if work.copy.wait_for_damage {
-            capture.request(work.session, Time::now())
+            capture.request_into(work.session, target, Time::now())
         } else {
-            capture.request_fresh(work.session, Time::now())
+            capture.request_fresh(work.session, target, Time::now())
         }
     });
     let session = work.session;
