@@ -161,6 +161,7 @@ impl OutputCapture {
     pub fn refuse_direct(&mut self, session: SessionId) {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.refuse_direct();
+            session.offers_direct = false;
         }
     }
 

@@ -141,7 +141,6 @@ impl Session {
 
     /// The hardware is not to write the waiting request's memory.
     pub fn refuse_direct(&mut self) {
-        self.offers_direct = false;
         if let Some(target) = &mut self.target {
             target.direct = None;
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::{
     clients::{
         buffers::{ARGB8888, XRGB8888},
+        clock,
         copy_capture::{picture_of, CopiedFrame, CopySession, PendingCopy},
         export_dmabuf::Exporter,
         Buffer, Client, MemoryKind, Painter, Rect,
@@ -14,7 +15,7 @@ use crate::{
     cursor::{setup, with_arrow},
     faults::assert_clean,
     film::{self, Window},
-    machine::{self, Guest, Machine, Proc, SECOND},
+    machine::{self, Guest, Machine, Proc, Signal, SECOND},
     mouse::Mouse,
     rights::reload,
     stage::{Setup, Stage, Summary},
@@ -305,8 +306,8 @@ fn where_the_operator_does_not_want_it_frames_are_copied() {
 }
 
 /// What goes away while the connector writes into it. The fence of each fourth job comes after an eighth of a second, which
-/// is when.
-fn dies_under_a_job(guest: &Guest, die: impl Fn(Viewer, PendingCopy)) {
+/// is when. `die` is told how many copies had been made before the request.
+fn dies_under_a_job(guest: &Guest, die: impl Fn(Viewer, PendingCopy, u64)) {
     let late = (3..100)
         .filter(|n| n % 4 == 0)
         .map(|n| format!("fence:{n}=late125"));
@@ -318,17 +319,18 @@ fn dies_under_a_job(guest: &Guest, die: impl Fn(Viewer, PendingCopy)) {
     for round in 0..6 {
         let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
         // Until a job of this client takes its time.
-        let pending = loop {
+        let (pending, copies) = loop {
+            let copies = capture_report(guest).copies;
             let pending = viewer.ask();
             n += 1;
             painter.present(&mut client, n).unwrap();
             viewer.client.dispatch_for(SECOND / 25).unwrap();
             if !pending.has_ended() {
-                break pending;
+                break (pending, copies);
             }
             drop(pending);
         };
-        die(viewer, pending);
+        die(viewer, pending, copies);
         // The display goes on, and the next client gets the right picture.
         n += 1;
         let shown = painter.present(&mut client, n).unwrap();
@@ -351,7 +353,7 @@ fn dies_under_a_job(guest: &Guest, die: impl Fn(Viewer, PendingCopy)) {
 #[test]
 fn a_client_that_dies_under_a_job_disturbs_nobody() {
     machine::boot(Machine::default(), |guest| {
-        dies_under_a_job(guest, |viewer, pending| {
+        dies_under_a_job(guest, |viewer, pending, _| {
             // The connection first, so that nothing is said about the objects.
             let Viewer {
                 client,
@@ -368,11 +370,17 @@ fn a_client_that_dies_under_a_job_disturbs_nobody() {
 #[test]
 fn a_buffer_that_is_destroyed_under_a_job_disturbs_nobody() {
     machine::boot(Machine::default(), |guest| {
-        dies_under_a_job(guest, |mut viewer, pending| {
+        dies_under_a_job(guest, |mut viewer, pending, copies| {
             viewer.buffers.clear();
             viewer.client.roundtrip().unwrap();
+            if pending.has_ended() {
+                // On a slow machine the job was over before the buffer.
+                return;
+            }
             let end = pending.wait_end(&mut viewer.client, SECOND * 10).unwrap();
-            assert!(end.1.is_err(), "ready without a buffer");
+            // Or it was overtaken, and a worker was copying already.
+            let copied = capture_report(guest).copies > copies;
+            assert!(end.1.is_err() || copied, "ready without a buffer");
         });
     });
 }
@@ -380,7 +388,7 @@ fn a_buffer_that_is_destroyed_under_a_job_disturbs_nobody() {
 #[test]
 fn a_frame_that_is_destroyed_under_a_job_leaves_its_buffer_to_the_job_and_then_to_the_next() {
     machine::boot(Machine::default(), |guest| {
-        dies_under_a_job(guest, |mut viewer, pending| {
+        dies_under_a_job(guest, |mut viewer, pending, _| {
             drop(pending);
             // The same memory again, at once: written by one at a time, and right when it is ready.
             viewer.turn += viewer.buffers.len() - 1;
@@ -498,60 +506,128 @@ fn a_job_that_ends_with_an_error_is_followed_by_a_copy() {
     });
 }
 
-#[test]
-fn two_hundred_frames_of_a_stream_cost_an_import_for_each_buffer_and_are_all_true() {
-    const FRAMES: usize = 200;
-    machine::boot(Machine::default(), |guest| {
-        let stage = Setup::default().with(ON).start(guest);
-        let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
-        let mut window = Window::open(&stage, None, 1);
-        let mut taken = Vec::new();
-        let mut pending: Option<PendingCopy> = None;
+/// A client that captures as fast as it can while a window never stands still. Each frame is held against what
+/// wp_presentation said of that moment.
+struct Stream {
+    viewer: Viewer,
+    window: Window,
+    pending: Option<PendingCopy>,
+    taken: Vec<(Duration, Result<u32, String>)>,
+}
+
+impl Stream {
+    fn begin(stage: &Stage<'_>) -> Self {
+        Self {
+            viewer: Viewer::new(stage, MemoryKind::Udmabuf),
+            window: Window::open(stage, None, 1),
+            pending: None,
+            taken: Vec::new(),
+        }
+    }
+
+    fn turn(&mut self) {
+        let moment = Duration::from_millis(1);
+        self.window.turn(moment);
+        self.viewer.client.dispatch_for(moment).unwrap();
+        if let Some(end) = self.pending.as_ref().and_then(PendingCopy::ended) {
+            let buffer = self.viewer.buffer();
+            let shows = buffer.read(|bytes| film::read(bytes, (640, 480), buffer.stride));
+            self.taken.push((end.unwrap(), shows));
+            self.pending = None;
+        }
+        if self.pending.is_none() {
+            self.pending = Some(self.viewer.ask());
+        }
+    }
+
+    fn run(&mut self, frames: usize) {
+        let enough = self.taken.len() + frames;
         machine::wait_until("the stream", SECOND * 60, || {
-            window.turn(Duration::from_millis(1));
-            viewer
-                .client
-                .dispatch_for(Duration::from_millis(1))
-                .unwrap();
-            if let Some(end) = pending.as_ref().and_then(PendingCopy::ended) {
-                let shows = viewer
-                    .buffer()
-                    .read(|bytes| film::read(bytes, (640, 480), viewer.buffer().stride));
-                taken.push((end.unwrap(), shows));
-                pending = None;
-            }
-            if pending.is_none() {
-                pending = Some(viewer.ask());
-            }
-            taken.len() >= FRAMES
+            self.turn();
+            self.taken.len() >= enough
         });
-        let last = taken.last().unwrap().0;
+    }
+
+    /// Holds all frames against the truth; the number of flips from the first to the last.
+    fn finish(mut self) -> usize {
+        let (first, last) = (self.taken[0].0, self.taken.last().unwrap().0);
         machine::wait_until("the word about the last one", SECOND * 20, || {
-            window.turn(Duration::from_millis(1));
-            window.shown().last().is_some_and(|(time, _)| *time > last)
+            self.window.turn(Duration::from_millis(1));
+            let shown = self.window.shown();
+            shown.last().is_some_and(|(time, _)| *time > last)
         });
-        let shown = window.shown();
-        for (presented, shows) in &taken {
-            let truth = shown.iter().rev().find(|(time, _)| time <= presented);
+        let shown = self.window.shown();
+        for (presented, shows) in &self.taken {
+            let before = |(time, _): &&(Duration, u32)| time <= presented;
             // The first may show the screen before the window.
-            if let Some((time, n)) = truth {
-                assert_eq!(
-                    shows.as_ref(),
-                    Ok(n),
-                    "presented {presented:?}, shown {time:?}"
+            if let Some((time, n)) = shown.iter().rev().find(before) {
+                let told = self.window.lost();
+                let excused = shows.as_ref().is_ok_and(|n| told.contains(n));
+                assert!(
+                    shows.as_ref() == Ok(n) || excused,
+                    "{shows:?} at {presented:?}, where picture {n} was shown since {time:?}"
                 );
             }
         }
-        let first = taken.first().unwrap().0;
-        let flips = shown
-            .iter()
-            .filter(|(time, _)| *time >= first && *time <= last);
-        let flips = flips.count();
-        drop(pending);
+        let meanwhile = |(time, _): &&(Duration, u32)| (first..=last).contains(time);
+        shown.iter().filter(meanwhile).count()
+    }
+}
+
+#[test]
+fn two_hundred_frames_of_a_stream_cost_an_import_for_each_buffer_and_are_all_true() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(ON).start(guest);
+        let mut stream = Stream::begin(&stage);
+        stream.run(200);
+        let flips = stream.finish();
         let summary = stage.finish("Virtual-1");
-        println!("{} frames of {flips} flips; {summary:?}", taken.len());
+        println!("200 frames of {flips} flips; {summary:?}");
         assert_nothing_copied(&summary);
         assert_eq!(summary.get("imports"), 2);
+    });
+}
+
+#[test]
+fn a_stream_under_every_kind_of_fault_shows_nothing_false_and_goes_on() {
+    const FAULTS: &str = "fence:8..9=error,fence:20=late40,fence:30=late400,commit:60..62=EBUSY,\
+                          fence:50=never,commit:120=EINVAL,commit:140..144=ENOMEM,fence:80=late20,fence:90=never";
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(ON).faults(FAULTS).start(guest);
+        let mut stream = Stream::begin(&stage);
+        stream.run(150);
+        stream.finish();
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert!(summary.get("lost") >= 2 && summary.get("recoveries") >= 2);
+        // The one buffer that the driver refused is copied to from then on.
+        assert!(summary.get("copies") >= 2 && summary.get("passthrough") >= 30);
+        assert_eq!(summary.get("modesets"), 1);
+        assert_clean(&guest.dmesg());
+    });
+}
+
+#[test]
+fn a_compositor_that_is_stopped_under_a_job_tells_the_truth_afterwards() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(ON).start(guest);
+        let mut stream = Stream::begin(&stage);
+        for _ in 0..4 {
+            stream.run(8);
+            stage.vitrine.signal(Signal::STOP);
+            let end = clock::now() + SECOND;
+            let moment = Duration::from_millis(20);
+            while clock::now() < end {
+                stream.window.client.dispatch_for(moment).unwrap();
+            }
+            stage.vitrine.signal(Signal::CONT);
+        }
+        stream.run(10);
+        stream.finish();
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert!(summary.get("passthrough") >= 10);
+        assert_clean(&guest.dmesg());
     });
 }
 

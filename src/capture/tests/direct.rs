@@ -313,6 +313,12 @@ fn a_job_that_fails_is_followed_by_one_into_the_ring_and_a_commit_that_fails_by_
     assert_eq!((rig.candidate(), rig.demand()), (None, Demand::Now));
     let job = rig.commit_ring(&[]).unwrap();
     assert_eq!(delivered(&rig.complete(job)), [session]);
+    // The next request begins anew, and nothing is captured ahead of it.
+    let now = rig.now();
+    rig.capture.expect_request(session, now);
+    assert!(rig.commit_ring(&[rect(0, 0, 8, 8)]).is_err());
+    rig.ask(session, 1);
+    assert_eq!(rig.candidate(), Some(session));
 }
 
 #[test]
