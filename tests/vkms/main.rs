@@ -35,6 +35,7 @@ mod limits;
 mod mouse;
 mod pacing;
 mod passthrough;
+mod passthrough_faults;
 mod pause;
 mod pixels;
 mod producer;

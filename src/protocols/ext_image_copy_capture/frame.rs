@@ -9,13 +9,11 @@ use wayland_server::{protocol::wl_buffer::WlBuffer, Client, Resource};
 
 use crate::{
     capture::{
-        CopyError, CopyJob, CopyReport, DamageSet, FrameFormat, FrameInfo, Lease, Producer,
-        RequestId, SessionId,
+        CopyError, CopyJob, CopyReport, DamageSet, FrameFormat, FrameInfo, Lease, RequestId,
+        SessionId,
     },
     geometry::Rect,
-    protocols::{
-        source::CaptureSource, split_time, target, CaptureHandler, Delivery, LoopTask, Written,
-    },
+    protocols::{source::CaptureSource, split_time, target, CaptureHandler, Delivery, LoopTask},
     time::Time,
 };
 
@@ -82,6 +80,17 @@ impl CopyFrame {
 
     pub(super) fn client(&self) -> Option<Client> {
         self.object.client()
+    }
+
+    /// The buffer, if the client still has it.
+    pub(super) fn buffer(&self) -> Option<&WlBuffer> {
+        self.buffer.as_ref().filter(|buffer| buffer.is_alive())
+    }
+
+    /// The picture is in the client's buffer.
+    pub(super) fn ready(&mut self, source: Option<&CopySource>, presented: Time, damage: &[Rect]) {
+        self.stage = Stage::Over;
+        send_ready(&self.object, source, presented, damage);
     }
 
     fn fail(&mut self, reason: FailureReason) {
@@ -168,7 +177,7 @@ fn preparing<'a, D: CaptureHandler>(
     Some(frame)
 }
 
-fn source_of<D: CaptureHandler>(state: &mut D, key: SessionKey) -> Option<CopySource> {
+pub(super) fn source_of<D: CaptureHandler>(state: &mut D, key: SessionKey) -> Option<CopySource> {
     state
         .capture_protocols()
         .copy
@@ -194,7 +203,7 @@ fn fail<D: CaptureHandler>(state: &mut D, key: FrameKey, reason: FailureReason) 
 
 /// The buffer is not what the constraints say. The session is answered at once next time: a client that only had the
 /// old size must not wait for the next change on the screen.
-fn refuse_buffer<D: CaptureHandler>(
+pub(super) fn refuse_buffer<D: CaptureHandler>(
     state: &mut D,
     key: FrameKey,
     source: &CopySource,
@@ -271,7 +280,7 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
 }
 
 /// The frame that waits for the answer to this request.
-fn waiting_for<'a>(
+pub(super) fn waiting_for<'a>(
     copy: &'a mut CopyCaptures,
     of: &CaptureSource,
     session: SessionId,
@@ -281,53 +290,6 @@ fn waiting_for<'a>(
     let frame = copy.sessions.get_mut(&session)?.frame.as_mut()?;
     let number = frame.number;
     (frame.stage == Stage::Waiting(request)).then_some((FrameKey { session, number }, frame))
-}
-
-/// The hardware has written the picture into the client's buffer.
-pub(in crate::protocols) fn written<D: CaptureHandler>(
-    state: &mut D,
-    of: &CaptureSource,
-    written: &Written,
-) {
-    let copy = &mut state.capture_protocols().copy;
-    let waiting = waiting_for(copy, of, written.session, written.request);
-    let Some((key, frame)) = waiting else {
-        // The frame died between the answer and now. Its damage is not lost.
-        if let Some(capture) = of.capture(state) {
-            capture.invalidate_session(written.session);
-        }
-        return;
-    };
-    let is_there = frame.buffer.as_ref().is_some_and(Resource::is_alive);
-    let Some(source) = source_of(state, key.session) else {
-        return;
-    };
-    if !is_there {
-        return refuse_buffer(state, key, &source, &target::Unfit::Destroyed);
-    }
-    let copy = &mut state.capture_protocols().copy;
-    let Some(frame) = copy.frame_mut(key) else {
-        return;
-    };
-    frame.stage = Stage::Over;
-    send_ready(
-        &frame.object,
-        Some(&source),
-        written.presented,
-        &written.damage,
-    );
-    let format = session::format_of(state, &source);
-    let bytes = format.map_or(0, |format| {
-        u64::from(format.stride) * u64::from(format.height)
-    });
-    let copy = &mut state.capture_protocols().copy;
-    let session = copy.sessions.get_mut(&key.session);
-    if let Some(audit) = session.and_then(|session| session.audit.as_mut()) {
-        audit.frame(Producer::Writeback, bytes);
-    }
-    if let Some(capture) = of.capture(state) {
-        capture.record_ready(source.id, written.presented, Time::now());
-    }
 }
 
 /// Gives a copy to the workers, or puts it off.
@@ -408,8 +370,7 @@ fn finish_copy<D: CaptureHandler>(
             .filter(|frame| frame.number == key.number && frame.stage == Stage::Copying);
         match (frame, result) {
             (Some(frame), Ok(report)) => {
-                frame.stage = Stage::Over;
-                send_ready(&frame.object, source.as_ref(), info.presented, damage);
+                frame.ready(source.as_ref(), info.presented, damage);
                 if let Some(audit) = &mut session.audit {
                     audit.frame(info.producer, report.bytes);
                 }
