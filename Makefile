@@ -1,5 +1,5 @@
 # Every target is enough on its own on a Debian 12 with rust, gcc and make.
-.PHONY: help deps kernel test demo bench check
+.PHONY: help deps kernel programs test demo bench check
 
 help:
 	@echo 'make demo    boot a machine, run the compositor, capture it, leave the pictures in target/demo/'
@@ -8,6 +8,7 @@ help:
 	@echo 'make check   formatting and lints'
 	@echo 'make deps    install the packages that are missing'
 	@echo 'make kernel  build the test kernel and keep it in the cache'
+	@echo 'make programs  download newer capture programs for the tests into the cache (200 MB)'
 
 deps:
 	@tests/machine/deps.sh
@@ -15,7 +16,10 @@ deps:
 kernel: deps
 	@tests/machine/kernel.sh
 
-test: deps kernel
+programs: deps
+	@tests/machine/programs.sh
+
+test: deps kernel programs
 	cargo test
 
 demo: deps kernel

@@ -33,7 +33,7 @@ use clients::{
     programs::{self, Protocol, CAPTURE, PAINTER},
     CaptureStats, Client,
 };
-use machine::{Machine, Output, SECOND};
+use machine::{Guest, Machine, Output, SECOND};
 use stage::{Cpu, Stage};
 use vitrine::ipc::{
     message,
@@ -47,7 +47,12 @@ struct Arguments {
     #[arg(long)]
     vkms: bool,
     /// Which protocols, in turn
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "export,copy")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "export,copy,screencopy"
+    )]
     protocol: Vec<Protocol>,
     /// How many clients, in turn
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
@@ -65,8 +70,8 @@ struct Arguments {
     #[arg(long)]
     pid: Option<u32>,
     /// Who makes the captured frames on the test machine: `capture.producer` of compositor.toml
-    #[arg(long, default_value = "writeback")]
-    producer: String,
+    #[arg(long, value_delimiter = ',', default_value = "writeback,render")]
+    producer: Vec<String>,
     /// Draw nothing: something else moves on the screen
     #[arg(long)]
     no_painter: bool,
@@ -94,6 +99,7 @@ fn main() -> Result<()> {
 /// Runs on both sides of the machine: see [`machine::boot`].
 fn bench(arguments: &Arguments) -> Result<()> {
     let rows = arguments.protocol.len() * (arguments.clients.len() + 1) * arguments.rounds as usize;
+    let rows = rows * arguments.producer.len();
     let each = arguments.seconds + 30.0;
     let timeout = SECOND * 60 + Duration::from_secs_f64(each) * rows as u32;
     let machine = Machine::default()
@@ -107,29 +113,33 @@ fn bench(arguments: &Arguments) -> Result<()> {
     }
     let arguments = arguments.clone();
     machine::boot(machine, move |guest| -> Result<()> {
-        let stage = Stage::start_with(
-            guest,
-            &arguments.mode,
-            &format!("[capture]\nproducer = {:?}\n", arguments.producer),
-            &[],
-        )?;
-        let pid = stage.vitrine.pid();
-        measure_all(&arguments, &stage.client, pid, &guest.out().join("bench"))?;
-        for counters in stage.end() {
-            println!(
-                "\nthe whole time on {}: {} flips, {} writeback jobs, {} frames published, {} \
-                 skipped, {} lost, {} modesets",
-                counters.get("output"),
-                counters.get("flips"),
-                counters.get("jobs"),
-                counters.get("published"),
-                counters.get("skipped"),
-                counters.get("lost"),
-                counters.get("modesets"),
-            );
+        for producer in &arguments.producer {
+            println!("\nframes by {producer}");
+            measure_producer(&arguments, guest, producer)?;
         }
         Ok(())
     });
+    Ok(())
+}
+
+fn measure_producer(arguments: &Arguments, guest: &Guest, producer: &str) -> Result<()> {
+    let config = format!("[capture]\nproducer = {producer:?}\n");
+    let stage = Stage::start_with(guest, &arguments.mode, &config, &[])?;
+    let pid = stage.vitrine.pid();
+    measure_all(arguments, &stage.client, pid, &guest.out().join("bench"))?;
+    for counters in stage.end() {
+        println!(
+            "\nthe whole time on {}: {} flips, {} writeback jobs, {} frames published, {} \
+                 skipped, {} lost, {} modesets",
+            counters.get("output"),
+            counters.get("flips"),
+            counters.get("jobs"),
+            counters.get("published"),
+            counters.get("skipped"),
+            counters.get("lost"),
+            counters.get("modesets"),
+        );
+    }
     Ok(())
 }
 

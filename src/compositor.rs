@@ -15,6 +15,7 @@ mod frames;
 mod handlers;
 mod input;
 mod leases;
+mod lock;
 mod peer;
 mod seat;
 mod sinks;
@@ -23,6 +24,7 @@ mod toplevels;
 mod windows;
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -46,7 +48,6 @@ use smithay::{
         cursor_shape::CursorShapeManagerState,
         dmabuf::{DmabufGlobal, DmabufState},
         foreign_toplevel_list::ForeignToplevelListState,
-        output::OutputManagerState,
         presentation::PresentationState,
         selection::{data_device::DataDeviceState, primary_selection::PrimarySelectionState},
         shell::xdg::{decoration::XdgDecorationState, XdgShellState},
@@ -63,8 +64,8 @@ use crate::{
     input::{surfaces_changed, Input},
     kms::JobId,
     output::Copier,
-    policy::Origin,
-    protocols::{CaptureProtocols, LoopTask},
+    policy::{Origin, Privilege},
+    protocols::{xdg_output::XdgOutputs, CaptureProtocols, LoopTask},
     render::Renderer,
     shell::Shell,
     time::Time,
@@ -109,6 +110,8 @@ pub struct Vitrine {
     /// The configuration that the command line named.
     config_file: Option<std::path::PathBuf>,
     access: access::Access,
+    /// Whether the session is locked, and by whom.
+    locking: lock::Locking,
     globals: Globals,
     seat_state: SeatState<Vitrine>,
     toplevels: toplevels::Toplevels,
@@ -123,6 +126,10 @@ pub struct Vitrine {
     /// The next deadline of all screens and captures.
     alarm: Option<(Time, RegistrationToken)>,
     flushing: flush::Flushing,
+    /// When this turn of the event loop first asked for the time.
+    turn: Cell<Option<Time>>,
+    /// A client's buffer was destroyed in this turn.
+    buffers_died: bool,
     /// A lease was dropped in this turn.
     released: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
@@ -139,7 +146,7 @@ struct Globals {
     dmabuf: DmabufState,
     data_device: DataDeviceState,
     primary_selection: PrimarySelectionState,
-    _output_manager: OutputManagerState,
+    xdg_outputs: XdgOutputs,
     _decoration: XdgDecorationState,
     _presentation: PresentationState,
     _viewporter: ViewporterState,
@@ -156,7 +163,7 @@ impl Globals {
             dmabuf: DmabufState::new(),
             data_device: DataDeviceState::new::<Vitrine>(display),
             primary_selection: PrimarySelectionState::new::<Vitrine>(display),
-            _output_manager: OutputManagerState::new_with_xdg_output::<Vitrine>(display),
+            xdg_outputs: XdgOutputs::new::<Vitrine>(display),
             _decoration: XdgDecorationState::new::<Vitrine>(display),
             _presentation: PresentationState::new::<Vitrine>(
                 display,
@@ -186,7 +193,8 @@ impl Vitrine {
         let mut seat_state = SeatState::new();
         let seat = seat_state.new_wl_seat(&display_handle, config.seat.name.clone());
         let mut access = access::Access::new(config.access.clone(), &display_handle);
-        let filter = access.capture_filter();
+        let filter = access.filter(Privilege::Capture);
+        let locking = lock::Locking::new(&display_handle, access.filter(Privilege::SessionLock));
         let toplevels = toplevels::Toplevels::new(ForeignToplevelListState::new_with_filter::<
             Vitrine,
         >(&display_handle, filter.clone()));
@@ -210,6 +218,7 @@ impl Vitrine {
             exit_code: None,
             config_file: None,
             access,
+            locking,
             toplevels,
             globals,
             seat_state,
@@ -223,6 +232,8 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             flushing: flush::Flushing::default(),
+            turn: Cell::default(),
+            buffers_died: false,
             released: Arc::default(),
             fences: HashMap::new(),
             control: control::Control::default(),
@@ -260,7 +271,20 @@ impl Vitrine {
             // A delivery found nobody any more; somebody else may wait for that slot.
             self.run_screens();
         }
+        self.confirm_lock();
+        self.globals.xdg_outputs.refresh();
+        if std::mem::take(&mut self.buffers_died) {
+            self.renderer.forget_dead_buffers();
+        }
         self.flush();
+        self.turn.set(None);
+    }
+
+    /// The time of this turn of the event loop.
+    fn turn(&self) -> Time {
+        let now = self.turn.get().unwrap_or_else(Time::now);
+        self.turn.set(Some(now));
+        now
     }
 
     /// Ends the session with this exit status.

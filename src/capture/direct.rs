@@ -126,9 +126,8 @@ impl OutputCapture {
         if self.history.is_some() || self.ring.size() == 0 {
             return None;
         }
-        let patience = self.stream_patience();
-        let mut wanting = self.sessions.iter().filter(|(_, session)| {
-            !session.requests.is_empty() || session.is_about_to_ask(now, patience)
+        let mut wanting = self.sessions.iter().filter(|(id, session)| {
+            !session.requests.is_empty() || self.expects(**id, session, now)
         });
         let (id, session) = wanting.next()?;
         let alone = wanting.next().is_none();
@@ -137,7 +136,7 @@ impl OutputCapture {
             .as_ref()
             .is_some_and(|target| target.direct.is_some());
         let allowed = *self.direct.allowed.get(session.kind.view());
-        let wants = self.demand_of(session, now) != Demand::None;
+        let wants = self.demand_of(*id, session, now) != Demand::None;
         (alone && may_be_written && allowed && wants && session.area.is_none())
             .then_some((*id, session))
     }
@@ -204,11 +203,11 @@ impl OutputCapture {
             && self.history.is_none();
         let mut of_view = self
             .sessions
-            .values()
-            .filter(|session| session.kind.view() == view);
-        of_view.any(|session| {
+            .iter()
+            .filter(|(_, session)| session.kind.view() == view);
+        of_view.any(|(id, session)| {
             let ahead = session.requests.is_empty() && session.offers_direct;
-            self.demand_of(session, now) != Demand::None && !(ahead && direct)
+            self.demand_of(*id, session, now) != Demand::None && !(ahead && direct)
         })
     }
 
@@ -292,6 +291,23 @@ impl OutputCapture {
 
     pub(crate) fn take_written(&mut self) -> Vec<CaptureEvent> {
         std::mem::take(&mut self.direct.written)
+    }
+
+    /// What was not told yet is of a picture that nobody is to be given any more: those requests wait again.
+    pub(crate) fn take_back_written(&mut self) {
+        for event in self.take_written() {
+            let CaptureEvent::Written {
+                session, request, ..
+            } = event
+            else {
+                continue;
+            };
+            if let Some(session) = self.sessions.get_mut(&session) {
+                session.requests.push_front(request);
+                session.start_anew();
+                self.stats.delivered = self.stats.delivered.saturating_sub(1);
+            }
+        }
     }
 
     /// The job's request is not answered by a second one of its sort.

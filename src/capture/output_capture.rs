@@ -292,6 +292,7 @@ impl OutputCapture {
             history.clear();
         }
         self.take_releases(now);
+        self.take_back_written();
         self.ring.reset(size, now);
         self.format = format;
         self.newest = PerView::default();

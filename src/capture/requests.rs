@@ -247,9 +247,9 @@ impl OutputCapture {
 
     pub(crate) fn demand_for(&self, view: View, now: Time) -> Demand {
         let mut demand = Demand::None;
-        for session in self.sessions.values() {
+        for (id, session) in &self.sessions {
             if session.kind.view() == view {
-                demand = demand.max(self.demand_of(session, now));
+                demand = demand.max(self.demand_of(*id, session, now));
             }
             if demand == Demand::Now {
                 break;
@@ -258,10 +258,17 @@ impl OutputCapture {
         demand
     }
 
-    pub(crate) fn demand_of(&self, session: &Session, now: Time) -> Demand {
+    /// Whether the session's next request is on its way.
+    pub(crate) fn expects(&self, id: SessionId, session: &Session, now: Time) -> bool {
+        session.is_about_to_ask(now, self.stream_patience())
+            || (session.streams_on() && self.ring.is_copied_for(id))
+    }
+
+    pub(crate) fn demand_of(&self, id: SessionId, session: &Session, now: Time) -> Demand {
         // A stream's next frame is captured before it is asked for: the display commits as soon as the last job is over,
-        // which is just when the client is being told of it. At most one frame waits like that, and none is forced.
-        let expected = session.is_about_to_ask(now, self.stream_patience());
+        // which is just when the client is being told of it. At most one frame waits like that, and none is forced. While we
+        // copy, the client cannot ask, however long that takes.
+        let expected = self.expects(id, session, now);
         // A client that may not be given another frame must not make us capture one.
         if (session.requests.is_empty() && !expected)
             || self.is_kept_waiting(session)
@@ -308,7 +315,7 @@ impl OutputCapture {
     }
 
     /// A client that asks again within this time after a delivery is taken for one that streams.
-    pub(crate) fn stream_patience(&self) -> Duration {
+    fn stream_patience(&self) -> Duration {
         self.refresh.saturating_mul(STREAM_REFRESHES)
     }
 

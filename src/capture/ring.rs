@@ -222,6 +222,12 @@ impl Ring {
         frames.len()
     }
 
+    /// Whether a copy for this session is being made.
+    pub fn is_copied_for(&self, session: SessionId) -> bool {
+        let mut held = self.current().flat_map(|slot| &slot.leases);
+        held.any(|held| held.holder.session == session && !held.holder.export)
+    }
+
     /// Whether a client holds the slot.
     pub fn is_held_by(&self, slot: SlotId, client: ClientId) -> bool {
         self.slots

@@ -13,6 +13,9 @@ use crate::{
     time::Time,
 };
 
+/// A client whose requests come late so often in a row does not stream any more.
+const LATE_REQUESTS: u8 = 2;
+
 /// How a session takes its frames. That decides when a frame is due and when a slot may be written again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionKind {
@@ -76,8 +79,10 @@ pub(crate) struct Session {
     pub fresh: bool,
     /// When it was delivered a frame last.
     pub delivered_at: Option<Time>,
-    /// It asked for another one soon after the last delivery, and is expected to do so again.
+    /// It asked for another one soon after a delivery, and is expected to do so again.
     pub streaming: bool,
+    /// So many of a stream's last requests came late. One may be the machine's fault; with the second it is no stream.
+    late: u8,
     /// The client's memory that the waiting request of a copy session names.
     pub target: Option<Target>,
     /// The last request named memory that the hardware may write, and so will the next.
@@ -98,6 +103,7 @@ impl Session {
             fresh: false,
             delivered_at: None,
             streaming: false,
+            late: 0,
             target: None,
             offers_direct: false,
         }
@@ -131,7 +137,12 @@ impl Session {
         now: Time,
         patience: Duration,
     ) {
-        self.streaming = self.is_soon_after_delivery(now, patience);
+        let soon = self.is_soon_after_delivery(now, patience);
+        self.late = match (self.streaming, soon) {
+            (true, false) => self.late.saturating_add(1),
+            _ => 0,
+        };
+        self.streaming = soon || (self.streaming && self.late < LATE_REQUESTS);
         self.requests.push_back(request);
         self.offers_direct = target
             .as_ref()
@@ -164,7 +175,12 @@ impl Session {
     /// Whether its next request is on its way: between two frames of a stream there is always a moment in which the client
     /// has not asked yet.
     pub fn is_about_to_ask(&self, now: Time, patience: Duration) -> bool {
-        self.requests.is_empty() && self.streaming && self.is_soon_after_delivery(now, patience)
+        self.streams_on() && self.is_soon_after_delivery(now, patience)
+    }
+
+    /// Whether it waits for nothing now, but is likely to ask again when it has what it asked for.
+    pub fn streams_on(&self) -> bool {
+        self.streaming && self.requests.is_empty()
     }
 
     fn is_soon_after_delivery(&self, now: Time, patience: Duration) -> bool {

@@ -32,6 +32,9 @@ use crate::{
     protocols,
 };
 
+/// All there are, in the order in which they are told.
+const PRIVILEGES: [Privilege; 2] = [Privilege::Capture, Privilege::SessionLock];
+
 /// The rules that apply now, and everybody that they apply to.
 #[derive(Debug)]
 pub(super) struct Access {
@@ -39,7 +42,9 @@ pub(super) struct Access {
     policy: Policy,
     clients: Vec<Weak<ClientState>>,
     /// Tells the filter of the present capture globals that others have taken their place.
-    retired: Arc<AtomicBool>,
+    capture_retired: Arc<AtomicBool>,
+    /// The same for the lock's global.
+    lock_retired: Arc<AtomicBool>,
     _security_context: SecurityContextState,
 }
 
@@ -53,23 +58,33 @@ impl Access {
             policy: policy(&section),
             section,
             clients: Vec::new(),
-            retired: Arc::default(),
+            capture_retired: Arc::default(),
+            lock_retired: Arc::default(),
             _security_context: SecurityContextState::new::<Vitrine, _>(display, sees_it),
         }
     }
 
-    /// Who sees the capture globals. To be called once per set of globals.
-    pub(super) fn capture_filter(
+    /// Who sees the globals of this privilege. To be called once per set of them.
+    pub(super) fn filter(
         &mut self,
+        privilege: Privilege,
     ) -> impl Fn(&Client) -> bool + Clone + Send + Sync + 'static {
         let retired = Arc::new(AtomicBool::new(false));
-        self.retired = retired.clone();
+        *self.retired(privilege) = retired.clone();
         move |client: &Client| {
             client.get_data::<ClientState>().is_some_and(|data| {
+                let right = data.right(privilege);
                 // A client may bind what it was told of while it is being told that this is gone. That is no crime; what
                 // it makes from it is stopped from the start.
-                data.may_capture() || (retired.load(Ordering::Relaxed) && data.was_told())
+                right.is_there() || (retired.load(Ordering::Relaxed) && right.was_told())
             })
+        }
+    }
+
+    fn retired(&mut self, privilege: Privilege) -> &mut Arc<AtomicBool> {
+        match privilege {
+            Privilege::Capture => &mut self.capture_retired,
+            Privilege::SessionLock => &mut self.lock_retired,
         }
     }
 }
@@ -101,13 +116,16 @@ impl Vitrine {
     /// Takes a new client's connection.
     pub(super) fn add_client_from(&mut self, stream: UnixStream, origin: Origin) {
         let peer = peer::identify(&stream, origin);
-        let allowed = self.access.policy.allows(&peer, Privilege::Capture);
+        let policy = &self.access.policy;
+        let [capture, session_lock] = PRIVILEGES.map(|privilege| policy.allows(&peer, privilege));
         tracing::debug!(
             target: "vitrine::clients",
-            pid = peer.pid, uid = peer.uid, executable = ?peer.executable, origin = ?peer.origin, capture = allowed,
+            pid = peer.pid, uid = peer.uid, executable = ?peer.executable, origin = ?peer.origin, capture, session_lock,
             "client accepted"
         );
-        let data = Arc::new(ClientState::new(peer, allowed));
+        let data = Arc::new(ClientState::new(peer));
+        data.right(Privilege::Capture).set(capture);
+        data.right(Privilege::SessionLock).set(session_lock);
         self.access
             .clients
             .retain(|client| client.strong_count() > 0);
@@ -146,27 +164,46 @@ impl Vitrine {
         }
         self.access.policy = policy(&section);
         self.access.section = section;
-        let (mut lost, mut gained) = (0, 0);
-        for client in self.access.clients.iter().filter_map(Weak::upgrade) {
-            let allowed = self.access.policy.allows(&client.peer, Privilege::Capture);
-            match (client.set_capture(allowed), allowed) {
-                (true, false) => lost += 1,
-                (false, true) => gained += 1,
-                (true, true) | (false, false) => {}
-            }
-        }
+        let (lost, gained) = self.judge_again(Privilege::Capture);
         protocols::rights_changed(self);
         self.end_toplevel_lists();
         self.renew_rings();
         if lost + gained > 0 {
             self.announce_capture_again();
         }
+        let (lost_lock, gained_lock) = self.judge_again(Privilege::SessionLock);
+        if lost_lock + gained_lock > 0 {
+            self.announce_lock_again();
+        }
         tracing::info!(target: "vitrine::access", lost, gained, "access rules changed");
     }
 
+    /// Gives each client what the rules say now; how many lost and gained the right.
+    fn judge_again(&self, privilege: Privilege) -> (u32, u32) {
+        let (mut lost, mut gained) = (0, 0);
+        for client in self.access.clients.iter().filter_map(Weak::upgrade) {
+            let allowed = self.access.policy.allows(&client.peer, privilege);
+            match (client.right(privilege).set(allowed), allowed) {
+                (true, false) => lost += 1,
+                (false, true) => gained += 1,
+                (true, true) | (false, false) => {}
+            }
+        }
+        (lost, gained)
+    }
+
+    /// Whoever holds the lock keeps it: a right that is taken away must not unlock the session.
+    fn announce_lock_again(&mut self) {
+        let before = self.access.lock_retired.clone();
+        let filter = self.access.filter(Privilege::SessionLock);
+        let old = self.locking.announce_again(&self.display, filter);
+        before.store(true, Ordering::Relaxed);
+        self.retire_global(old);
+    }
+
     fn announce_capture_again(&mut self) {
-        let before = self.access.retired.clone();
-        let filter = self.access.capture_filter();
+        let before = self.access.capture_retired.clone();
+        let filter = self.access.filter(Privilege::Capture);
         let display = self.display.clone();
         let mut old = self
             .capture_protocols
@@ -178,7 +215,7 @@ impl Vitrine {
         }
     }
 
-    fn renew_rings(&mut self) {
+    pub(super) fn renew_rings(&mut self) {
         let now = crate::time::Time::now();
         let Some(backend) = self.backend.as_mut() else {
             return;

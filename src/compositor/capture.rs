@@ -6,7 +6,7 @@ use smithay::{
     backend::renderer::utils::with_renderer_surface_state,
     input::pointer::{CursorImageStatus, CursorImageSurfaceData},
     output::Output,
-    reexports::wayland_server::{Client, DisplayHandle},
+    reexports::wayland_server::{backend::ClientId, Client, DisplayHandle},
     utils::{Logical, Point, Rectangle, Size},
     wayland::compositor::with_states,
 };
@@ -36,6 +36,10 @@ impl CaptureHandler for Vitrine {
 
     fn capture_wanted(&mut self, _output: &Output) {
         // after_turn looks at every screen once the requests of this turn are all in.
+    }
+
+    fn frame_requested(&mut self, client: ClientId) {
+        self.flushing.may_wait(client);
     }
 
     fn run_in_loop(&self) -> LoopSender<Self> {
@@ -83,6 +87,10 @@ impl CaptureHandler for Vitrine {
         client
             .get_data::<ClientState>()
             .is_some_and(ClientState::may_capture)
+    }
+
+    fn now(&self) -> Time {
+        self.turn()
     }
 
     fn peer(&self, _display: &DisplayHandle, client: &Client) -> Peer {

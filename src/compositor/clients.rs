@@ -7,7 +7,7 @@ use smithay::{
     wayland::compositor::CompositorClientState,
 };
 
-use crate::policy::Peer;
+use crate::policy::{Peer, Privilege};
 
 /// Data that lives as long as a client's connection.
 #[derive(Debug)]
@@ -16,35 +16,55 @@ pub struct ClientState {
     pub compositor: CompositorClientState,
     /// Who it is.
     pub peer: Peer,
-    /// Whether it may capture now. Kept here, since filters of globals have nothing but the client.
-    capture: AtomicBool,
-    /// Whether it ever could.
+    capture: Right,
+    session_lock: Right,
+}
+
+/// A right of one client. Kept with the client, since filters of globals have nothing else.
+#[derive(Debug, Default)]
+pub(super) struct Right {
+    now: AtomicBool,
+    /// Whether it ever had it.
     told: AtomicBool,
 }
 
+impl Right {
+    /// Whether the client has the right now.
+    pub fn is_there(&self) -> bool {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    pub fn was_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Gives or takes the right; says whether it was there before.
+    pub fn set(&self, allowed: bool) -> bool {
+        self.told.fetch_or(allowed, Ordering::Relaxed);
+        self.now.swap(allowed, Ordering::Relaxed)
+    }
+}
+
 impl ClientState {
-    pub(super) fn new(peer: Peer, capture: bool) -> Self {
+    pub(super) fn new(peer: Peer) -> Self {
         Self {
             compositor: CompositorClientState::default(),
             peer,
-            capture: AtomicBool::new(capture),
-            told: AtomicBool::new(capture),
+            capture: Right::default(),
+            session_lock: Right::default(),
         }
     }
 
     /// Whether the client may capture now.
     pub fn may_capture(&self) -> bool {
-        self.capture.load(Ordering::Relaxed)
+        self.capture.is_there()
     }
 
-    pub(super) fn was_told(&self) -> bool {
-        self.told.load(Ordering::Relaxed)
-    }
-
-    /// Gives or takes the right; says whether it was there before.
-    pub(super) fn set_capture(&self, allowed: bool) -> bool {
-        self.told.fetch_or(allowed, Ordering::Relaxed);
-        self.capture.swap(allowed, Ordering::Relaxed)
+    pub(super) fn right(&self, privilege: Privilege) -> &Right {
+        match privilege {
+            Privilege::Capture => &self.capture,
+            Privilege::SessionLock => &self.session_lock,
+        }
     }
 }
 

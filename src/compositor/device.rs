@@ -354,6 +354,7 @@ impl Vitrine {
             }
         }
         self.shell.arrange();
+        self.fit_lock_surfaces();
         outputs_changed(self);
         self.scene_changed();
     }

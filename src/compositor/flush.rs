@@ -3,10 +3,16 @@
 //! What does not fit into a client's socket stays in its buffer in our memory, and nothing tells the event loop when there
 //! is room again: the display's descriptor only reports what clients send. So as long as somebody is behind, the loop comes
 //! back by itself, less and less often, since a stopped client may stay stopped for hours.
+//!
+//! Who streams frames destroys the old one and asks for the next in one message. That destruction is acknowledged, and sent
+//! at once the acknowledgement would wake each client once more for each frame. While a frame is on its way, it goes with it.
 
-use std::{io, time::Duration};
+use std::{collections::HashSet, io, time::Duration};
 
-use smithay::reexports::calloop::timer::{TimeoutAction, Timer};
+use smithay::reexports::{
+    calloop::timer::{TimeoutAction, Timer},
+    wayland_server::backend::ClientId,
+};
 
 use super::Vitrine;
 
@@ -23,9 +29,16 @@ pub(super) struct Flushing {
     pause: Duration,
     /// The try is in the event loop.
     armed: bool,
+    /// Asked for a frame in this turn.
+    requested: HashSet<ClientId>,
 }
 
 impl Flushing {
+    /// What this client is told in this turn may go with the frame that it asks for, if that is on its way.
+    pub(super) fn may_wait(&mut self, client: ClientId) {
+        self.requested.insert(client);
+    }
+
     /// What a flush found; gives the pause before the next one if somebody is behind and no try is under way.
     fn flushed(&mut self, behind: bool) -> Option<Duration> {
         if !behind {
@@ -42,11 +55,17 @@ impl Flushing {
 }
 
 impl Vitrine {
-    /// Sends all clients what waits for them.
+    /// Sends all clients what waits for them; except, until the next turn, those whose frame is on its way.
     pub(super) fn flush(&mut self) {
+        let mut patient = std::mem::take(&mut self.flushing.requested);
+        // The next turn is sure: the flip's, the fence's, or that of the job's deadline.
+        if self.fences.is_empty() || self.alarm.is_none() {
+            patient.clear();
+        }
         let mut handle = self.display.backend_handle();
         let mut clients = Vec::new();
         handle.with_all_clients(|client| clients.push(client));
+        clients.retain(|client| !patient.contains(client));
         let mut behind = false;
         for client in clients {
             // Any other error means that the client is gone, which its end of the connection reports.

@@ -54,7 +54,9 @@ impl Vitrine {
 
     /// Lets each screen do what is due, delivers captures, and sets the alarm for the next deadline.
     pub(super) fn run_screens(&mut self) {
-        let now = Time::now();
+        // The clients' requests may have taken their time.
+        self.turn.set(None);
+        let now = self.turn();
         // What the last turn completed goes out first: whose request it answers may want the commit that follows, and
         // whose it does not answer wants it all the more.
         let outputs: Vec<_> = self.captures.keys().cloned().collect();

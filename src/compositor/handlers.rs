@@ -4,9 +4,8 @@ use std::os::fd::OwnedFd;
 
 use smithay::{
     backend::allocator::dmabuf::Dmabuf,
-    delegate_cursor_shape, delegate_data_device, delegate_dmabuf, delegate_output,
-    delegate_presentation, delegate_primary_selection, delegate_single_pixel_buffer,
-    delegate_viewporter,
+    delegate_cursor_shape, delegate_data_device, delegate_dmabuf, delegate_presentation,
+    delegate_primary_selection, delegate_single_pixel_buffer, delegate_viewporter,
     input::Seat,
     wayland::{
         dmabuf::{DmabufFeedbackBuilder, DmabufGlobal, DmabufHandler, DmabufState, ImportNotifier},
@@ -24,6 +23,7 @@ use smithay::{
 };
 
 use super::Vitrine;
+use crate::protocols::xdg_output::{XdgOutputHandler, XdgOutputs};
 
 impl ShmHandler for Vitrine {
     fn shm_state(&self) -> &ShmState {
@@ -88,6 +88,12 @@ impl DmabufHandler for Vitrine {
 
 impl OutputHandler for Vitrine {}
 
+impl XdgOutputHandler for Vitrine {
+    fn xdg_outputs(&mut self) -> &mut XdgOutputs {
+        &mut self.globals.xdg_outputs
+    }
+}
+
 impl SelectionHandler for Vitrine {
     type SelectionUserData = ();
 }
@@ -115,7 +121,7 @@ impl TabletSeatHandler for Vitrine {}
 
 crate::delegate_guarded_shm!(Vitrine);
 delegate_dmabuf!(Vitrine);
-delegate_output!(Vitrine);
+crate::delegate_outputs!(Vitrine);
 delegate_data_device!(Vitrine);
 delegate_primary_selection!(Vitrine);
 delegate_presentation!(Vitrine);

@@ -47,7 +47,9 @@ impl InputHost for Vitrine {
     }
 
     fn focus_clicked(&mut self, surface: &WlSurface, _serial: Serial) {
-        if self.shell.raise(surface) {
+        if let Some(curtain) = self.shell.curtain_mut() {
+            curtain.prefer(surface);
+        } else if self.shell.raise(surface) {
             self.scene_changed();
         }
         self.focus_top();
@@ -72,6 +74,11 @@ impl InputHost for Vitrine {
     }
 
     fn terminate(&mut self) {
+        // Whoever is in front of a locked session may not end it either: what comes after it may be an open one.
+        if self.shell.curtain().is_some() {
+            tracing::info!(target: "vitrine::compositor", "the session is locked: the key that ends it does nothing");
+            return;
+        }
         Vitrine::terminate(self);
     }
 }

@@ -98,6 +98,10 @@ impl Vitrine {
         seat: &Seat<Self>,
         serial: Serial,
     ) {
+        if self.shell.curtain().is_some() {
+            // Nobody but the lock's surfaces gets input.
+            return;
+        }
         let mut grab = match self.shell.popups.grab_popup(root, popup, seat, serial) {
             Ok(grab) => grab,
             Err(error) => {

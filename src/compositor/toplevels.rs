@@ -212,6 +212,16 @@ impl Vitrine {
         Some(&mut capture.capture)
     }
 
+    /// The session is being locked: captures of windows have no pictures, and forget those that they had. They get other
+    /// memory when they go on.
+    pub(super) fn forget_window_pictures(&mut self, now: Time) {
+        let captures = self.toplevels.windows.iter_mut();
+        for capture in captures.filter_map(|known| known.capture.as_mut()) {
+            capture.canvas = None;
+            capture.capture.clear_buffers(now);
+        }
+    }
+
     /// Draws the captured windows that are due, and delivers.
     pub(super) fn run_toplevels(&mut self, now: Time) {
         if self
@@ -230,6 +240,11 @@ impl Vitrine {
             };
             if !capture.capture.is_watched() {
                 known.capture = None;
+                continue;
+            }
+            if self.shell.curtain().is_some() {
+                // Nothing of a window is shown to anybody now.
+                polled.push((known.identifier.clone(), capture.capture.poll(now)));
                 continue;
             }
             let scale = scale_of(&self.shell, &known.window);

@@ -59,7 +59,10 @@ impl CompositorHandler for Vitrine {
 }
 
 impl BufferHandler for Vitrine {
-    fn buffer_destroyed(&mut self, _buffer: &WlBuffer) {}
+    fn buffer_destroyed(&mut self, _buffer: &WlBuffer) {
+        // What the renderer made of it goes later in this turn: now the buffer's data is still there.
+        self.buffers_died = true;
+    }
 }
 
 impl XdgShellHandler for Vitrine {

@@ -33,6 +33,8 @@ pub enum AccessDefault {
 pub enum Privilege {
     /// Everything that shows pixels of the screen or of other clients.
     Capture,
+    /// Locking the session, and with it unlocking it again.
+    SessionLock,
 }
 
 /// `access.rule.action`
@@ -139,7 +141,10 @@ fn rule(table: &Table<'_>) -> Option<AccessRule> {
 }
 
 fn privileges(value: &Value<'_>) -> Option<Vec<Privilege>> {
-    let words = &[("capture", Privilege::Capture)];
+    let words = &[
+        ("capture", Privilege::Capture),
+        ("session-lock", Privilege::SessionLock),
+    ];
     let list = value.get_ref().as_array()?;
     let list: Option<Vec<_>> = list.iter().map(|word| choice(word, words)).collect();
     list.filter(|list| !list.is_empty())

@@ -118,7 +118,7 @@ pub const ACCESS_RULE: Section = Section {
     header: "[[access.rule]]",
     keys: &[
         key("action", "\"allow\" or \"deny\"; required"),
-        key("globals", "a list of \"capture\""),
+        key("globals", "a list of \"capture\" and \"session-lock\""),
         key(
             "executable",
             "an absolute path such as \"/usr/bin/grim\", \"*\" standing for any characters",

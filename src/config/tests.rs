@@ -91,10 +91,10 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
             &["'/run/x'", "'../x'", "'.'", "true", "\"a\\u0000\""],
         ),
         ("[[access.rule]]", "action") => (&["'allow'", "'deny'"], &["true", "'grant'"]),
-        // The default is the only one so far.
-        ("[[access.rule]]", "globals") => {
-            (&[], &["[]", "'capture'", "['capture', 'shm']", "['*']"])
-        }
+        ("[[access.rule]]", "globals") => (
+            &["['session-lock']", "['capture', 'session-lock']"],
+            &["[]", "'capture'", "['capture', 'shm']", "['*']"],
+        ),
         ("[[access.rule]]", "executable") => (
             &["'/usr/bin/grim'", "'/opt/*/capture'", "'*'"],
             &["'grim'", "''", "'./grim'", "1"],

@@ -241,6 +241,11 @@ impl Pipeline {
         })
     }
 
+    /// The last frame is not to be shown again: after a pause the CRTC counts as off.
+    pub fn forget_frame(&mut self) {
+        self.last = None;
+    }
+
     /// Asks whether the hardware can show `frame`, and write it to `writeback` at the same time.
     ///
     /// # Errors

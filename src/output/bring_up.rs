@@ -12,7 +12,7 @@ use super::{
     render_jobs::RenderJobs,
     ring::CaptureBuffers,
     scanout::{self, ScanoutError},
-    screen::{Changes, Screen, CAPTURE_FORMAT},
+    screen::{Changes, Cover, Screen, CAPTURE_FORMAT},
     slot_contents::SlotContents,
     targets::Targets,
     Step, StepContext,
@@ -132,6 +132,7 @@ impl Screen {
             render_failed: false,
             scene_dirty: true,
             cursor_dirty: true,
+            cover: Cover::default(),
             shown_cursor: None,
             cursor_surface: None,
             drawn_cursor: false,
@@ -187,6 +188,8 @@ impl Screen {
         self.chain.blanked();
         self.chain.committed(index, false);
         self.chain.flipped();
+        // A blocking modeset shows its picture at once.
+        (self.cover.committed, self.cover.shown) = (self.cover.drawn, self.cover.drawn);
         self.failures = 0;
         self.job_refusals = 0;
         self.uncommitted = None;
@@ -265,6 +268,7 @@ impl Screen {
         }
         if let Some(index) = used {
             self.chain.drawn(index);
+            self.cover.drawn = context.shell.curtain().is_some();
         }
         used
     }

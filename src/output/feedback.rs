@@ -6,6 +6,7 @@ use smithay::{
     backend::renderer::element::RenderElementStates,
     desktop::utils::{
         send_frames_surface_tree, surface_presentation_feedback_flags_from_states,
+        take_presentation_feedback_surface_tree, with_surfaces_surface_tree,
         OutputPresentationFeedback,
     },
     desktop::PopupManager,
@@ -15,7 +16,7 @@ use smithay::{
         wayland_server::protocol::{wl_callback::WlCallback, wl_surface::WlSurface},
     },
     wayland::{
-        compositor::{with_surface_tree_downward, SurfaceAttributes, TraversalAction},
+        compositor::{with_surface_tree_downward, SurfaceAttributes, SurfaceData, TraversalAction},
         presentation::{PresentationFeedbackCachedState, Refresh},
         seat::WaylandFocus,
     },
@@ -33,6 +34,17 @@ pub fn take(
     states: &RenderElementStates,
 ) -> OutputPresentationFeedback {
     let mut feedback = OutputPresentationFeedback::new(output);
+    if let Some(curtain) = shell.curtain() {
+        if let Some(surface) = curtain.surface_on(output) {
+            take_presentation_feedback_surface_tree(
+                surface,
+                &mut feedback,
+                |_, _| Some(output.clone()),
+                |surface, _| surface_presentation_feedback_flags_from_states(surface, states),
+            );
+        }
+        return feedback;
+    }
     for window in shell.space.elements_for_output(output) {
         window.take_presentation_feedback(
             &mut feedback,
@@ -47,11 +59,18 @@ pub fn take(
 /// still owed: the next refresh presents that commit too.
 pub fn is_owed(shell: &Shell, output: &Output) -> bool {
     let mut owed = false;
+    let mut look = |_: &WlSurface, states: &SurfaceData| {
+        let mut cached = states.cached_state.get::<PresentationFeedbackCachedState>();
+        owed |= !cached.current().callbacks.is_empty();
+    };
+    if let Some(curtain) = shell.curtain() {
+        if let Some(surface) = curtain.surface_on(output) {
+            with_surfaces_surface_tree(surface, &mut look);
+        }
+        return owed;
+    }
     for window in shell.space.elements_for_output(output) {
-        window.with_surfaces(|_, states| {
-            let mut cached = states.cached_state.get::<PresentationFeedbackCachedState>();
-            owed |= !cached.current().callbacks.is_empty();
-        });
+        window.with_surfaces(&mut look);
     }
     owed
 }
@@ -79,9 +98,11 @@ pub fn presented(
 pub struct DrawnCallbacks(Vec<WlCallback>);
 
 impl DrawnCallbacks {
-    /// Takes those of all windows on this output and of the pointer's surface.
+    /// Takes those of all windows on this output and of the pointer's surface. Windows behind the curtain of a locked session
+    /// are on no screen, so that their clients wait.
     pub fn take(&mut self, shell: &Shell, output: &Output, cursor: Option<&WlSurface>) {
-        for window in shell.space.elements_for_output(output) {
+        let windows = shell.space.elements_for_output(output);
+        for window in windows.filter(|_| shell.curtain().is_none()) {
             if let Some(surface) = window.wl_surface() {
                 self.take_tree(&surface);
                 for (popup, _) in PopupManager::popups_for_surface(&surface) {
@@ -89,8 +110,11 @@ impl DrawnCallbacks {
                 }
             }
         }
-        if let Some(cursor) = cursor {
-            self.take_tree(cursor);
+        let locked = shell
+            .curtain()
+            .and_then(|curtain| curtain.surface_on(output));
+        for surface in locked.into_iter().chain(cursor) {
+            self.take_tree(surface);
         }
     }
 
@@ -127,13 +151,17 @@ impl Drop for DrawnCallbacks {
 
 /// Tells the clients on this output that now is a good time to draw.
 pub fn send_frame_callbacks(shell: &Shell, output: &Output, cursor: Option<&WlSurface>, now: Time) {
-    for window in shell.space.elements_for_output(output) {
+    let windows = shell.space.elements_for_output(output);
+    for window in windows.filter(|_| shell.curtain().is_none()) {
         window.send_frame(output, now.as_duration(), Some(HIDDEN_THROTTLE), |_, _| {
             Some(output.clone())
         });
     }
-    if let Some(cursor) = cursor {
-        send_frames_surface_tree(cursor, output, now.as_duration(), None, |_, _| {
+    let locked = shell
+        .curtain()
+        .and_then(|curtain| curtain.surface_on(output));
+    for surface in locked.into_iter().chain(cursor) {
+        send_frames_surface_tree(surface, output, now.as_duration(), None, |_, _| {
             Some(output.clone())
         });
     }

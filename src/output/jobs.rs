@@ -24,6 +24,7 @@ impl Screen {
         self.flips += 1;
         self.last_flip = at;
         self.chain.flipped();
+        self.cover.shown = self.cover.committed;
         let ended = self.render_jobs.flipped(at);
         self.end_render_jobs(ended, capture, now);
         if let Some(feedback) = self.feedback.take() {

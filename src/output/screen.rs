@@ -98,6 +98,8 @@ pub struct Screen {
     pub(super) scene_dirty: bool,
     /// The pointer may have moved or changed.
     pub(super) cursor_dirty: bool,
+    /// Whether what is drawn, committed and shown hides a locked session.
+    pub(super) cover: Cover,
     /// What the cursor plane shows, and the client's surface in it.
     pub(super) shown_cursor: Option<Shown>,
     pub(super) cursor_surface: Option<WlSurface>,
@@ -122,6 +124,17 @@ pub struct Screen {
     pub(super) missed: u64,
     /// Commits put off because somebody else's was under way on the CRTC.
     pub(super) yielded: u64,
+}
+
+/// How far the curtain of a locked session has come on a screen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cover {
+    /// The newest picture has nothing but the curtain.
+    pub drawn: bool,
+    /// The same of the last commit.
+    pub committed: bool,
+    /// It is on the screen.
+    pub shown: bool,
 }
 
 /// What a picture changes, in mode pixels.
@@ -164,6 +177,19 @@ impl Screen {
     /// The pointer moved or looks different.
     pub fn cursor_changed(&mut self) {
         self.cursor_dirty = true;
+    }
+
+    /// The session was locked or unlocked: no picture from before is committed any more, by whatever way.
+    pub fn lock_changed(&mut self) {
+        self.cover = Cover::default();
+        self.redraw_all();
+        self.cursor_dirty = true;
+        self.pipeline.forget_frame();
+    }
+
+    /// Whether this screen shows nothing of a locked session: the curtain was flipped to, or nothing of ours is shown at all.
+    pub fn is_covered(&self) -> bool {
+        self.cover.shown || self.paused || self.pipeline.state() == kms::pipeline::State::Off
     }
 
     /// Does what is due now.
@@ -265,6 +291,7 @@ impl Screen {
         let mut changes = waiting.unwrap_or_default();
         let mut fence = None;
         if let Some(drawn) = drawn {
+            self.cover.drawn = context.shell.curtain().is_some();
             fence = in_fence(&drawn.sync);
             changes.scene.extend(drawn.damage);
             changes.bare.extend(drawn.bare_damage);
@@ -427,6 +454,7 @@ impl Screen {
             self.job_refusals = 0;
         }
         self.chain.committed(picture.index, carried.is_some());
+        self.cover.committed = self.cover.drawn;
         let mut jobs: Vec<_> = armed.rendered.iter().map(|job| job.job).collect();
         jobs.extend(carried.map(|job| capture::JobId(job.0)));
         let (with_cursor, without_cursor) = (picture.changes.on_screen(), &picture.changes.bare);

@@ -11,6 +11,7 @@
 
 mod audit;
 mod clients;
+mod running;
 mod shm_guard;
 mod source;
 mod surface_guard;
@@ -18,13 +19,18 @@ mod target;
 
 pub mod ext_image_capture_source;
 pub mod ext_image_copy_capture;
+pub mod ext_session_lock;
 pub mod wlr_export_dmabuf;
 pub mod wlr_screencopy;
+pub mod xdg_output;
 
 use std::{fmt, sync::Arc};
 
 use smithay::output::Output;
-use wayland_server::{backend::GlobalId, Client, DisplayHandle, GlobalDispatch};
+use wayland_server::{
+    backend::{ClientId, GlobalId},
+    Client, DisplayHandle, GlobalDispatch,
+};
 
 use crate::{
     capture::{CaptureEvent, CopyPool, FrameFormat, OutputCapture},
@@ -66,6 +72,9 @@ pub trait CaptureHandler: Sized + 'static {
     /// Called from inside request handlers: schedule the work, do not call [`deliver`] from here.
     fn capture_wanted(&mut self, output: &Output);
 
+    /// This client waits for a frame: what else it is to be told can go with that, if it comes soon.
+    fn frame_requested(&mut self, _client: ClientId) {}
+
     /// A sender whose tasks the event loop runs with `&mut Self`.
     fn run_in_loop(&self) -> LoopSender<Self>;
 
@@ -87,6 +96,11 @@ pub trait CaptureHandler: Sized + 'static {
     /// Whether the client has the right to capture now. Asked whenever a capture begins: a client that lost the right may
     /// still have objects from before.
     fn may_capture(&self, client: &Client) -> bool;
+
+    /// When the event loop woke up, near enough: a turn has one time, however many clients it serves.
+    fn now(&self) -> Time {
+        Time::now()
+    }
 
     /// Who the client is, for the audit.
     fn peer(&self, display: &DisplayHandle, client: &Client) -> Peer {
@@ -201,6 +215,17 @@ impl CaptureProtocols {
     /// Copies that are with the workers now.
     pub fn running_copies(&self) -> usize {
         self.copy.running_copies() + self.screencopy.running_copies()
+    }
+
+    /// Copies of pictures from before the last [`forget_pictures`] that the workers still have.
+    pub fn stale_copies(&mut self) -> usize {
+        self.copy.running_mut().stale() + self.screencopy.running_mut().stale()
+    }
+
+    /// They take too long: their clients are not told that they have a picture, and get another one.
+    pub fn give_up_stale_copies(&mut self) {
+        self.copy.running_mut().give_up_stale();
+        self.screencopy.running_mut().give_up_stale();
     }
 
     /// How many sessions and frames exist, for `msg` and leak tests.
@@ -377,6 +402,14 @@ pub fn rights_changed<D: CaptureHandler>(state: &mut D) {
     ext_image_copy_capture::rights_changed(state);
     wlr_export_dmabuf::rights_changed(state);
     wlr_screencopy::rights_changed(state);
+}
+
+/// Pictures that were made so far are for nobody any more: who waits, or was about to be given one, waits for the next. To be
+/// called after the outputs' captures and the windows' have let go of theirs. What workers copy at this moment they copy to
+/// the end: see [`CaptureProtocols::stale_copies`].
+pub fn forget_pictures<D: CaptureHandler>(state: &mut D) {
+    ext_image_copy_capture::forget_pictures(state, Time::now());
+    wlr_screencopy::forget_pictures(state);
 }
 
 /// One answered request, on its way to the protocol that asked.

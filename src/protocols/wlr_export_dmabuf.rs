@@ -27,7 +27,6 @@ use crate::{
         audit::Audit, split_modifier, split_time, CaptureGlobalData, CaptureHandler,
         CaptureProtocols, Delivery,
     },
-    time::Time,
 };
 
 pub use zwlr_export_dmabuf_frame_v1::ZwlrExportDmabufFrameV1 as ExportDmabufFrame;
@@ -262,12 +261,16 @@ fn capture<D: CaptureHandler>(
     match session {
         None => frame.cancel(CancelReason::Permanent),
         Some((output, id)) => {
+            let now = state.now();
             let requested = state
                 .capture_output(&output)
-                .map(|capture| capture.request(id, Time::now()));
+                .map(|capture| capture.request(id, now));
             frame.source = Some((output.clone(), id));
             match requested {
-                Some(Ok(request)) => frame.stage = Stage::Waiting(request),
+                Some(Ok(request)) => {
+                    frame.stage = Stage::Waiting(request);
+                    state.frame_requested(client.id());
+                }
                 Some(Err(error)) => {
                     tracing::debug!(target: "vitrine::protocols", session = %id, %error, "request refused");
                     frame.cancel(CancelReason::Temporary);
@@ -397,8 +400,9 @@ pub(super) fn deliver<D: CaptureHandler>(
                 let bytes = readable_bytes(&info.format);
                 session.audit.frame(info.producer, bytes.into());
             }
+            let now = state.now();
             if let Some(capture) = state.capture_output(output) {
-                capture.record_ready(session, info.presented, Time::now());
+                capture.record_ready(session, info.presented, now);
             }
         }
         Err(error) => {

@@ -4,6 +4,7 @@
 //! the screen. Goes to: `output/`, which commits the buffer with the damage that is returned here.
 
 mod cursor;
+mod curtain;
 mod mark;
 mod slot;
 mod window;
@@ -75,8 +76,8 @@ smithay::backend::renderer::element::render_elements! {
     Surface = WaylandSurfaceRenderElement<R>,
     /// The pointer where no plane shows it.
     Cursor = MemoryRenderBufferRenderElement<R>,
-    /// The mark of a screen that is captured.
-    Mark = SolidColorRenderElement,
+    /// The mark of a screen that is captured, or what hides a locked session.
+    Solid = SolidColorRenderElement,
 }
 
 /// The renderer of the session.
@@ -205,6 +206,19 @@ impl Renderer {
                 .import_dmabuf(dmabuf, None)
                 .map(drop)
                 .map_err(|e| RenderError::Import(e.to_string())),
+        }
+    }
+
+    /// Lets go of what was imported of buffers that are gone. Drawing does that too, but on a screen that stands still a client
+    /// could pile up mappings of memory that it has long destroyed.
+    pub fn forget_dead_buffers(&mut self) {
+        use smithay::backend::renderer::Renderer as _;
+        let result = match self {
+            Renderer::Pixman(pixman) => pixman.cleanup_texture_cache().map_err(|e| e.to_string()),
+            Renderer::Gles(gles) => gles.cleanup_texture_cache().map_err(|e| e.to_string()),
+        };
+        if let Err(error) = result {
+            tracing::debug!(target: "vitrine::render", error, "dead buffers stay until the next draw");
         }
     }
 
@@ -338,7 +352,7 @@ where
     let scale = Scale::from(scene.output.current_scale().fractional_scale());
     let mut elements = Vec::new();
     let mark = scene.mark.and_then(|mark| mark.element(scene.output));
-    elements.extend(mark.map(SceneElement::Mark));
+    elements.extend(mark.map(SceneElement::Solid));
     if let Some(cursor) = scene.cursor {
         elements.extend(cursor.elements(renderer, scale));
     }
@@ -346,6 +360,10 @@ where
     let Some(area) = scene.shell.space.output_geometry(scene.output) else {
         return (elements, of_pointer);
     };
+    if let Some(curtain) = scene.shell.curtain() {
+        curtain::draw(renderer, curtain, scene.output, &mut elements);
+        return (elements, of_pointer);
+    }
     for window in scene.shell.space.elements_for_output(scene.output).rev() {
         let Some(location) = scene.shell.space.element_location(window) else {
             continue;

@@ -4,6 +4,7 @@
 //! newest window has the focus. Must not know: devices, rendering, capture. Comes from: `compositor/`, which forwards
 //! the xdg-shell requests. Goes to: `output/`, which asks what is on a screen.
 
+mod curtain;
 mod place;
 
 use smithay::{
@@ -24,6 +25,7 @@ use smithay::{
     },
 };
 
+pub use curtain::Curtain;
 pub use place::{centred, Placement};
 
 /// The windows, their places and their order.
@@ -35,6 +37,8 @@ pub struct Shell {
     pub popups: PopupManager,
     /// Windows that have no buffer yet.
     unmapped: Vec<Window>,
+    /// While the session is locked.
+    curtain: Option<Curtain>,
 }
 
 /// Where a window was asked to be, kept with the window.
@@ -152,8 +156,11 @@ impl Shell {
         self.space.refresh();
     }
 
-    /// The surface that should have the keyboard: the top window's.
+    /// The surface that should have the keyboard: the top window's, or the lock's.
     pub fn top_surface(&self) -> Option<WlSurface> {
+        if let Some(curtain) = &self.curtain {
+            return curtain.keyboard_surface();
+        }
         self.space
             .elements()
             .next_back()
@@ -210,6 +217,9 @@ impl Shell {
         &self,
         at: Point<f64, Logical>,
     ) -> Option<(WlSurface, Point<f64, Logical>)> {
+        if let Some(curtain) = &self.curtain {
+            return self.lock_surface_under(curtain, at);
+        }
         self.space.elements().rev().find_map(|window| {
             let location = self.space.element_location(window)? - window.geometry().loc;
             let (surface, offset) =

@@ -5,13 +5,14 @@ use std::{
     time::Duration,
 };
 
-use wayland_client::{Connection, Dispatch, QueueHandle, WEnum};
+use wayland_client::{protocol::wl_pointer::WlPointer, Connection, Dispatch, QueueHandle, WEnum};
 use wayland_protocols::ext::{
     image_capture_source::v1::client::{
         ext_image_capture_source_v1 as source,
         ext_output_image_capture_source_manager_v1 as outputs,
     },
     image_copy_capture::v1::client::{
+        ext_image_copy_capture_cursor_session_v1::ExtImageCopyCaptureCursorSessionV1 as CursorSession,
         ext_image_copy_capture_frame_v1 as frame, ext_image_copy_capture_manager_v1 as manager,
         ext_image_copy_capture_session_v1 as session,
     },
@@ -178,6 +179,25 @@ impl CopySession {
         manager.destroy();
         client.flush()?;
         Ok(Self { proxy, record })
+    }
+
+    /// A session on the picture of an output's pointer, and the cursor session that it is of. The seat must have a pointer.
+    pub fn begin_cursor(
+        client: &mut Client,
+        output: &OutputInfo,
+        pointer: &WlPointer,
+    ) -> Result<(CursorSession, Self), ClientError> {
+        let outputs: outputs::ExtOutputImageCaptureSourceManagerV1 = client.bind(1, ())?;
+        let manager: manager::ExtImageCopyCaptureManagerV1 = client.bind(1, ())?;
+        let source = outputs.create_source(&output.proxy, &client.qh, ());
+        let cursor = manager.create_pointer_cursor_session(&source, pointer, &client.qh, ());
+        source.destroy();
+        outputs.destroy();
+        manager.destroy();
+        let record = SharedSession::default();
+        let proxy = cursor.get_capture_session(&client.qh, Arc::clone(&record));
+        client.flush()?;
+        Ok((cursor, Self { proxy, record }))
     }
 
     /// All that the session was told so far.
@@ -465,3 +485,5 @@ impl Dispatch<frame::ExtImageCopyCaptureFrameV1, SharedFrame> for State {
 wayland_client::delegate_noop!(State: ignore outputs::ExtOutputImageCaptureSourceManagerV1);
 wayland_client::delegate_noop!(State: ignore source::ExtImageCaptureSourceV1);
 wayland_client::delegate_noop!(State: ignore manager::ExtImageCopyCaptureManagerV1);
+
+wayland_client::delegate_noop!(State: ignore CursorSession);

@@ -29,6 +29,8 @@ pub mod picture;
 pub mod pointer;
 pub mod presentation;
 pub mod programs;
+pub mod screencopy;
+pub mod session_lock;
 pub mod stats;
 
 pub use buffers::{Buffer, MemoryKind};
@@ -38,4 +40,6 @@ pub use export_dmabuf::{ExportOutcome, ExportedFrame, Exporter, Holding};
 pub use output::OutputInfo;
 pub use painter::{Painter, PainterOptions};
 pub use picture::{identify, pattern, Picture, Rect};
+pub use screencopy::{ScreencopyFrame, ScreencopyManager};
+pub use session_lock::Locker;
 pub use stats::CaptureStats;

@@ -17,6 +17,7 @@ use super::{
     export_dmabuf::{Exporter, Holding},
     painter::{Painter, PainterOptions},
     picture::{write_apng, write_png, Picture},
+    screencopy::Screencopy,
     CaptureStats, Client, MemoryKind,
 };
 
@@ -139,6 +140,8 @@ pub enum Protocol {
     Copy,
     /// ext-image-copy-capture into dma-bufs of udmabuf
     CopyDmabuf,
+    /// wlr-screencopy into shared memory
+    Screencopy,
 }
 
 impl Protocol {
@@ -148,6 +151,7 @@ impl Protocol {
             Self::Export => "export",
             Self::Copy => "copy",
             Self::CopyDmabuf => "copy-dmabuf",
+            Self::Screencopy => "screencopy",
         }
     }
 }
@@ -170,7 +174,7 @@ pub struct Capture {
     /// Never release a frame (export)
     #[arg(long)]
     pub hold_forever: bool,
-    /// Without the cursor (copy)
+    /// Without the cursor (copy, screencopy)
     #[arg(long)]
     pub no_cursor: bool,
     /// Which output (default: the first)
@@ -277,6 +281,14 @@ pub fn capture(arguments: Capture) -> Result<()> {
                 keeper.keep(stats, || picture_of(buffer))
             })?
         }
+        Protocol::Screencopy => Screencopy::new(&client)?.run(
+            &mut client,
+            &output,
+            paint_cursors,
+            MemoryKind::Shm,
+            patience,
+            |stats, buffer| keeper.keep(stats, || picture_of(buffer)),
+        )?,
     };
     finish(&keeper, &stats)
 }

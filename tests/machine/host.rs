@@ -19,6 +19,7 @@ use rustix::{
         getpid, getppid, kill_process_group, set_parent_process_death_signal, setrlimit, waitid,
         Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions,
     },
+    thread::{sched_getaffinity, sched_setaffinity, CpuSet},
 };
 
 use super::{Kernel, Machine};
@@ -48,13 +49,16 @@ pub(super) fn run(machine: &Machine, test: &str) -> Result<PathBuf, String> {
     let setup = |error: io::Error| format!("{test}: {}: {error}", out.display());
 
     let linux = kernel(&target, machine.kernel)?;
-    let _slot = Slot::take(&root).map_err(setup)?;
+    let slot = Slot::take(&root).map_err(setup)?;
     // Not before the slot is ours: another run of the same test may still be in there.
     let _ = fs::remove_dir_all(&out);
     fs::create_dir_all(&out).map_err(setup)?;
     fs::write(out.join(ENVIRONMENT), environment()).map_err(setup)?;
 
-    let command = command(machine, test, &linux, &out).map_err(setup)?;
+    let mut command = command(machine, test, &linux, &out).map_err(setup)?;
+    if machine.cpus == 1 {
+        slot.bind(&mut command);
+    }
     let mut running = Running::start(command).map_err(|error| {
         format!(
             "{} does not start: {error}; run `make kernel`",
@@ -277,27 +281,54 @@ impl Tail {
     }
 }
 
-/// The right to run a machine. There are as many as CPUs: machines are busy, and tests that starve
-/// each other prove nothing. Shared by all test programs of the checkout.
+/// The right to run a machine, and the CPU to run it on. There are as many as CPUs: machines are busy, and
+/// tests that starve each other prove nothing. Shared by all checkouts of this user.
 struct Slot {
     _lock: File,
+    cpu: usize,
 }
 
 impl Slot {
     fn take(root: &Path) -> io::Result<Self> {
-        let dir = root.join(".slots");
+        let dir = cache().unwrap_or(root.to_owned()).join("slots");
         fs::create_dir_all(&dir)?;
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let allowed = sched_getaffinity(None)?;
+        let cpus: Vec<usize> = (0..CpuSet::MAX_CPU)
+            .filter(|&n| allowed.is_set(n))
+            .collect();
         loop {
-            for number in 0..cpus {
-                let file = File::create(dir.join(number.to_string()))?;
+            for &cpu in &cpus {
+                let file = File::create(dir.join(cpu.to_string()))?;
                 if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                    return Ok(Self { _lock: file });
+                    return Ok(Self { _lock: file, cpu });
                 }
             }
             thread::sleep(TICK);
         }
     }
+
+    /// Keeps a machine on this CPU. A system call in user-mode Linux is a message between two of the host's
+    /// processes, of which one always waits for the other: across CPUs each message wakes a sleeping CPU, which
+    /// takes several times as long as the call.
+    fn bind(&self, command: &mut Command) {
+        let mut one = CpuSet::new();
+        one.set(self.cpu);
+        // SAFETY: only a system call between fork and exec; nothing allocates or takes a lock.
+        unsafe {
+            command.pre_exec(move || Ok(sched_setaffinity(None, &one)?));
+        }
+    }
+}
+
+/// Where `kernel.sh` keeps the kernels, by the same rule.
+fn cache() -> Option<PathBuf> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(cache) = variable("VITRINE_CACHE") {
+        return Some(cache.into());
+    }
+    let base = variable("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = base.or_else(|| Some(Path::new(&variable("HOME")?).join(".cache")))?;
+    Some(base.join("vitrine"))
 }
 
 /// Everything that is known, the most telling first.

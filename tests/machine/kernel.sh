@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the test kernel, twice, and keeps the two programs outside the checkout:
 #   counted  with vkms-counted.patch: vkms as sound hardware, what tests use unless they say otherwise
-#   stock    as Debian ships the source: vkms loses writeback jobs, for the tests of faulty hardware
+#   stock    vkms as Debian ships it: it loses writeback jobs, for the tests of faulty hardware
+# Both with um-clock.patch: a process' CPU time is what it used, not a guess from timer ticks.
 # Quick when they are there already. Safe to run several times at once.
 #
 # VITRINE_CACHE          where to keep them (default: $XDG_CACHE_HOME/vitrine or ~/.cache/vitrine)
@@ -15,7 +16,7 @@ cache=${VITRINE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vitrine}
 suite=trixie-backports
 oldest=6.19 # the first with vkms in configfs and with a writeback connector that can be cloned
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-hash=$(cat "$here/kernel.config" "$here/vkms-counted.patch" "$here/kernel.sh" | sha256sum | cut -c1-12)
+hash=$(cat "$here/kernel.config" "$here/um-clock.patch" "$here/vkms-counted.patch" "$here/kernel.sh" | sha256sum | cut -c1-12)
 
 say() { printf 'kernel: %s\n' "$*"; }
 die() { printf 'kernel: %s\n' "$*" >&2; exit 1; }
@@ -133,6 +134,7 @@ trap 'rm -rf "$work"' EXIT
 started=$SECONDS
 get_source
 configure
+patch -d "$work/source" -p1 --quiet <"$here/um-clock.patch"
 patch -d "$work/source" -p1 --quiet <"$here/vkms-counted.patch"
 build counted
 patch -d "$work/source" -p1 --quiet --reverse <"$here/vkms-counted.patch"

@@ -284,6 +284,44 @@ fn a_client_that_never_releases_does_not_stop_another_and_its_frames_are_not_wri
 }
 
 #[test]
+fn frames_that_are_released_out_of_order_are_free_and_the_others_stay_as_they_are() {
+    let mut server = Server::new();
+    let mut holder = Exporter::new(&mut server);
+    let mut held = Vec::new();
+    let mut pixel_now = 0;
+    for round in 0..12 {
+        while held.len() < 2 {
+            pixel_now += 1;
+            let frame = holder.ask(&mut server);
+            server.flip(WHOLE, pixel_now);
+            let got = holder.get(&mut server, &frame);
+            held.push((frame, got, pixel_now));
+        }
+        // The newer one first, then the older one, then both at once.
+        let released = match round % 3 {
+            0 => vec![held.remove(1)],
+            1 => vec![held.remove(0)],
+            _ => vec![held.remove(1), held.remove(0)],
+        };
+        for (frame, ..) in &released {
+            frame.destroy();
+        }
+        holder.client.roundtrip(&mut server);
+        // The grace of two refreshes, and flips that use whatever is free.
+        std::thread::sleep(Duration::from_millis(40));
+        for (_, got, shown) in &held {
+            assert_eq!(pixel(got, 0, 0), *shown, "a held frame was written");
+        }
+        assert_eq!(server.held(), held.len() as u64);
+    }
+    for (frame, ..) in held {
+        frame.destroy();
+    }
+    holder.client.roundtrip(&mut server);
+    assert_eq!(server.held(), 0);
+}
+
+#[test]
 fn frames_of_holders_past_the_deadline_are_cancelled_when_others_starve() {
     let mut server = Server::new();
     // Three holders of different frames and the newest: no slot is left.

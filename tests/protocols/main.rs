@@ -14,6 +14,8 @@
 
 mod bad_wire;
 mod client;
+#[path = "../clients/mod.rs"]
+mod clients;
 mod copy_deaths;
 mod copy_errors;
 mod copy_frames;
@@ -24,5 +26,6 @@ mod rights;
 mod screencopy;
 mod screencopy_errors;
 mod server;
+mod session_lock;
 mod slots;
 mod toplevel;

@@ -5,9 +5,11 @@ use crate::{
         buffers::{ARGB8888, XRGB8888},
         copy_capture::{picture_of, CopySession},
         export_dmabuf::Exporter,
-        identify, Buffer, Client, MemoryKind, Painter, PainterOptions, Rect,
+        identify,
+        screencopy::Screencopy,
+        Buffer, Client, MemoryKind, Painter, PainterOptions, Picture, Rect,
     },
-    machine::{self, vkms_crc, Machine},
+    machine::{self, vkms_crc, Machine, SECOND},
     stage::{Setup, Stage},
 };
 
@@ -182,6 +184,65 @@ fn copies_into_dmabufs_are_exact_too() {
 }
 
 #[test]
+fn screencopy_into_dmabufs_is_exact_too() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default()
+            .with("[capture]\ndmabuf = \"on\"")
+            .start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let mut eyes = stage.client();
+        let output = eyes.output(None).unwrap();
+        let screencopy = Screencopy::new(&eyes).unwrap();
+        let region = Rect::new(100, 50, 201, 99);
+        // The buffers are kept: what a copy leaves out stays old.
+        let mut buffers = Vec::new();
+        for kind in [MemoryKind::Udmabuf, MemoryKind::Heap] {
+            for part in [None, Some(region)] {
+                let frame = screencopy.frame(&mut eyes, &output, true, part).unwrap();
+                let size = part.map_or((640, 480), |part| (part.width as u32, part.height as u32));
+                assert_eq!(frame.record().dmabuf, Some((XRGB8888, size.0, size.1)));
+                let mut buffer = frame.buffer(&mut eyes, kind).unwrap();
+                buffer.write(|bytes| bytes.fill(0x5a));
+                buffers.push((kind, part, buffer));
+            }
+        }
+        for n in [1, 2, 500] {
+            painter.present(&mut client, n).unwrap();
+            let whole = painter.expected();
+            for (kind, part, buffer) in &buffers {
+                let frame = screencopy.frame(&mut eyes, &output, true, *part).unwrap();
+                let taken = frame.picture(&mut eyes, buffer).unwrap();
+                let expected = part.map_or(whole.clone(), |part| cut(&whole, part));
+                taken.assert_same(&expected, &format!("{n} in {kind:?}, {part:?}"));
+            }
+        }
+        // With damage, as those that record do it.
+        let (_, _, buffer) = &buffers[0];
+        for n in 600..606 {
+            let frame = screencopy.frame(&mut eyes, &output, true, None).unwrap();
+            frame.copy(&eyes, buffer, true).unwrap();
+            painter.present(&mut client, n).unwrap();
+            let end = frame.wait_end(&mut eyes, SECOND * 20).unwrap();
+            assert!(end.is_some(), "{n}: the capture failed");
+            let whole = [Rect::new(0, 0, 640, 480)];
+            assert_eq!(frame.record().damage, whole);
+            picture_of(buffer).assert_same(&painter.expected(), "with damage");
+        }
+        drop(buffers);
+        stage.finish("Virtual-1");
+    });
+}
+
+fn cut(picture: &Picture, part: Rect) -> Picture {
+    let mut cut = Picture::filled(part.width as u32, part.height as u32, 0);
+    for (place, pixel) in cut.pixels.iter_mut().enumerate() {
+        let (x, y) = (place as u32 % cut.width, place as u32 / cut.width);
+        *pixel = picture.at(part.x as u32 + x, part.y as u32 + y);
+    }
+    cut
+}
+
+#[test]
 fn without_being_told_so_a_device_without_render_node_offers_no_dmabuf_targets() {
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default().start(guest);
@@ -190,6 +251,12 @@ fn without_being_told_so_a_device_without_render_node_offers_no_dmabuf_targets()
         assert_eq!(constraints.dmabuf_device, None);
         assert_eq!(constraints.dmabuf_formats, []);
         drop(copier);
+        let mut client = stage.client();
+        let output = client.output(None).unwrap();
+        let screencopy = Screencopy::new(&client).unwrap();
+        let frame = screencopy.frame(&mut client, &output, true, None).unwrap();
+        assert_eq!(frame.record().dmabuf, None);
+        drop(frame);
         stage.finish("Virtual-1");
     });
 }

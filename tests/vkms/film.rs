@@ -5,12 +5,13 @@ use std::{collections::HashMap, time::Duration};
 
 use crate::{
     clients::{
+        buffers::XRGB8888,
         clock,
         copy_capture::PendingCopy,
         export_dmabuf::{CancelReason, MappedFrame},
         presentation::Shown,
         Buffer, Client, CopySession, ExportedFrame, Exporter, MemoryKind, OutputInfo, Painter,
-        PainterOptions,
+        PainterOptions, ScreencopyFrame, ScreencopyManager,
     },
     stage::Stage,
 };
@@ -141,7 +142,16 @@ impl Window {
     }
 }
 
-/// Two cameras on one output, one for each protocol, each always with a request under way.
+/// A camera by screencopy.
+struct Third {
+    /// Lives on from frame to frame: with its last object the client would be a new one, that is given the newest frame again.
+    _manager: ScreencopyManager,
+    frame: Option<ScreencopyFrame>,
+    buffer: Option<Buffer>,
+    asked: bool,
+}
+
+/// Two cameras on one output, one for each protocol, each always with a request under way; a third one if it is wanted.
 pub struct Cameras {
     pub client: Client,
     output: OutputInfo,
@@ -151,6 +161,7 @@ pub struct Cameras {
     pub session: CopySession,
     buffer: Buffer,
     copy: Option<PendingCopy>,
+    third: Option<Third>,
     /// Mappings of the ring's buffers: making one takes longer than reading it.
     mapped: HashMap<u64, MappedFrame>,
     pub taken: Vec<Taken>,
@@ -179,11 +190,22 @@ impl Cameras {
             session,
             buffer,
             copy: None,
+            third: None,
             mapped: HashMap::new(),
             taken: Vec::new(),
             cancelled: Vec::new(),
             failed: Vec::new(),
         }
+    }
+
+    /// Looks by screencopy, too.
+    pub fn with_screencopy(&mut self) {
+        self.third = Some(Third {
+            _manager: self.client.bind(3, ()).unwrap(),
+            frame: None,
+            buffer: None,
+            asked: false,
+        });
     }
 
     /// Whether both cameras were told that there is nothing more to see.
@@ -196,8 +218,45 @@ impl Cameras {
         self.client
             .dispatch_for(Duration::from_micros(500))
             .unwrap();
+        self.harvest();
+    }
+
+    /// Takes what was told and dispatched already, and asks for more.
+    pub fn harvest(&mut self) {
         self.turn_export();
         self.turn_copy();
+        if let Some(third) = self.third.take() {
+            self.third = Some(self.turn_screencopy(third));
+        }
+    }
+
+    fn turn_screencopy(&mut self, mut third: Third) -> Third {
+        let Some(frame) = third.frame.take() else {
+            let begun = ScreencopyFrame::begin(&self.client, &self.output, self.cursor);
+            third.frame = Some(begun.unwrap());
+            third.asked = false;
+            return third;
+        };
+        match (frame.ended(), frame.size()) {
+            (Some(None), _) => self.failed.push("screencopy".to_owned()),
+            (Some(Some(presented)), Some(size)) => {
+                let buffer = third.buffer.as_ref().unwrap();
+                let shows = buffer.read(|bytes| read(bytes, size, buffer.stride));
+                self.taken("screencopy", presented, shows);
+            }
+            (None, Some((width, height))) if !third.asked => {
+                let client = &mut self.client;
+                let buffer = third.buffer.get_or_insert_with(|| {
+                    Buffer::new(client, MemoryKind::Shm, width, height, XRGB8888).unwrap()
+                });
+                frame.proxy.copy(&buffer.proxy);
+                self.client.flush().unwrap();
+                third.asked = true;
+                third.frame = Some(frame);
+            }
+            _ => third.frame = Some(frame),
+        }
+        third
     }
 
     fn turn_export(&mut self) {
@@ -298,7 +357,7 @@ impl Cameras {
             self.taken.len(),
             &lies[..lies.len().min(5)]
         );
-        for by in ["export", "copy"] {
+        for by in ["export", "copy", "screencopy"] {
             let mine = self.taken.iter().filter(|taken| taken.by == by);
             let times: Vec<_> = mine.map(|taken| taken.presented).collect();
             assert!(

@@ -28,17 +28,25 @@ struct Heard {
 type Record = Arc<Mutex<Heard>>;
 
 /// A client's seat with all that it offers.
-struct Hands {
+pub struct Hands {
     seat: wl_seat::WlSeat,
     record: Record,
 }
 
 impl Hands {
-    fn new(client: &mut Client) -> Self {
+    pub fn new(client: &mut Client) -> Self {
         let record = Record::default();
         let seat = client.bind(8, Arc::clone(&record)).unwrap();
         client.roundtrip().unwrap();
         Self { seat, record }
+    }
+
+    /// Keyboard and pointer, which then speak.
+    pub fn take_all(&self, client: &mut Client) {
+        let record = || Arc::clone(&self.record);
+        self.seat.get_keyboard(&client.qh, record());
+        self.seat.get_pointer(&client.qh, record());
+        client.roundtrip().unwrap();
     }
 
     fn can(&self) -> (bool, bool, bool) {
@@ -58,7 +66,7 @@ impl Hands {
 
     /// Waits until the seat has keyboard, pointer, touch as said.
     #[track_caller]
-    fn wait_can(&self, client: &mut Client, wanted: (bool, bool, bool)) {
+    pub fn wait_can(&self, client: &mut Client, wanted: (bool, bool, bool)) {
         let what = format!("capabilities {wanted:?}, not {:?}", self.can());
         client
             .wait_for(&what, client.patience(), |_| {
@@ -69,7 +77,7 @@ impl Hands {
 
     /// Waits for a word and forgets all up to it.
     #[track_caller]
-    fn wait(&self, client: &mut Client, word: &str) {
+    pub fn wait(&self, client: &mut Client, word: &str) {
         let found = client.wait_for(word, SECOND * 15, |_| {
             let mut heard = self.record.lock().unwrap();
             let at = heard.words.iter().position(|heard| heard == word)?;
@@ -81,11 +89,11 @@ impl Hands {
         }
     }
 
-    fn words(&self) -> Vec<String> {
+    pub fn words(&self) -> Vec<String> {
         self.record.lock().unwrap().words.clone()
     }
 
-    fn forget(&self) {
+    pub fn forget(&self) {
         self.record.lock().unwrap().words.clear();
     }
 }

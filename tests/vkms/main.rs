@@ -13,6 +13,7 @@ mod clients;
 #[path = "../machine/mod.rs"]
 mod machine;
 
+mod bad_captures;
 mod bad_inputs;
 mod capture;
 mod churn;
@@ -32,7 +33,9 @@ mod kiosk;
 mod kms;
 mod leaving;
 mod limits;
+mod lock;
 mod mouse;
+mod newer;
 mod pacing;
 mod passthrough;
 mod passthrough_faults;
@@ -41,6 +44,7 @@ mod pixels;
 mod producer;
 mod programs;
 mod programs_capture;
+mod rfb;
 mod rights;
 mod screen;
 mod selftest;

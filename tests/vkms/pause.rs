@@ -23,13 +23,13 @@ use crate::{
 const KEY_F1: u16 = 59;
 
 /// Another session on our seat. seatd counts sessions; ours is 0.
-struct OtherSession {
+pub struct OtherSession {
     seat: Seat,
     active: Arc<AtomicBool>,
 }
 
 impl OtherSession {
-    fn open() -> Self {
+    pub fn open() -> Self {
         let active = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&active);
         let seat = Seat::open(move |seat, event| match event {
@@ -45,12 +45,27 @@ impl OtherSession {
         }
     }
 
-    fn wait_active(&mut self) {
+    pub fn wait_active(&mut self) {
         let end = clock::now() + SECOND * 20;
         while !self.active.load(Ordering::Relaxed) {
             self.seat.dispatch(100).unwrap();
             assert!(clock::now() < end, "the other session is not told");
         }
+    }
+}
+
+/// Ctrl, Alt and a function key.
+pub fn switch_to(keyboard: &mut Device, session: u16) {
+    let switch = KEY_F1 + session - 1;
+    for (key, down) in [
+        (code::KEY_LEFTCTRL, true),
+        (code::KEY_LEFTALT, true),
+        (switch, true),
+        (switch, false),
+        (code::KEY_LEFTALT, false),
+        (code::KEY_LEFTCTRL, false),
+    ] {
+        keyboard.key(key, i32::from(down));
     }
 }
 
@@ -63,17 +78,7 @@ fn a_seat_that_goes_to_another_session_and_comes_back_pauses_display_and_capture
         film.shoot(10);
         for round in 1..=3 {
             let mut other = OtherSession::open();
-            let switch = KEY_F1 + round - 1;
-            for (key, down) in [
-                (code::KEY_LEFTCTRL, true),
-                (code::KEY_LEFTALT, true),
-                (switch, true),
-                (switch, false),
-                (code::KEY_LEFTALT, false),
-                (code::KEY_LEFTCTRL, false),
-            ] {
-                keyboard.key(key, i32::from(down));
-            }
+            switch_to(&mut keyboard, round);
             other.wait_active();
             film.roll_until("the pause", |_| {
                 stage.vitrine.log().matches("session paused").count() == usize::from(round)

@@ -11,25 +11,32 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use wayland_client::delegate_noop;
+use wayland_client::{delegate_noop, Proxy};
 use wayland_protocols::wp::security_context::v1::client::{
     wp_security_context_manager_v1::WpSecurityContextManagerV1 as ContextManager,
     wp_security_context_v1::WpSecurityContextV1 as Context,
 };
 
+use wayland_protocols::ext::{
+    foreign_toplevel_list::v1::client::ext_foreign_toplevel_list_v1::ExtForeignToplevelListV1 as ToplevelList,
+    image_capture_source::v1::client::ext_image_capture_source_v1::ExtImageCaptureSourceV1,
+};
+
 use crate::{
     clients::{
-        copy_capture::{FailureReason, SessionRecord},
+        copy_capture::{picture_of, FailureReason, PendingCopy, SessionRecord},
         export_dmabuf::{CancelReason, MappedFrame},
         identify,
         picture::identify_all,
-        programs, Client, CopyOutcome, CopySession, ExportOutcome, Exporter, MemoryKind, Picture,
-        Rect, State,
+        programs, Buffer, Client, CopyOutcome, CopySession, ExportOutcome, Exporter, MemoryKind,
+        PainterOptions, Picture, Rect, ScreencopyFrame, State,
     },
     machine::{self, vkms_crc, Guest, Machine, Signal, SECOND},
     stage::{Setup, Stage},
+    toplevels::{is_open, source, Listed},
 };
 
 delegate_noop!(State: ignore ContextManager);
@@ -440,4 +447,129 @@ fn the_mark_is_on_the_screen_while_somebody_captures_and_in_the_capture_too() {
         drop(crcs);
         stage.finish("Virtual-1");
     });
+}
+
+#[test]
+fn screencopy_and_a_windows_source_show_not_one_further_pixel_either() {
+    machine::boot(Machine::default(), revoke_copies);
+}
+
+fn revoke_copies(guest: &Guest) {
+    let mut stage = Setup::default().with(OPEN).start(guest);
+    let (mut drawer, mut painter) = stage.painter_with(PainterOptions {
+        app_id: "drawer".to_owned(),
+        ..Default::default()
+    });
+    painter.present(&mut drawer, 1).unwrap();
+    let mut other = Client::connect("wayland-privileged").unwrap();
+    let output = other.output(None).unwrap();
+    for round in 1..=5 {
+        let last = round * 100;
+        let loser = Loser::new(&stage, round % 2 == 0, |_| {
+            painter.paint(&mut drawer, last).unwrap();
+            drawer.roundtrip().unwrap();
+        });
+        reload(guest, &mut stage, CLOSED, "access rules changed");
+        let mut loser = loser.after();
+        for n in last + 1..last + 20 {
+            painter.present(&mut drawer, n).unwrap();
+            let seen = ScreencopyFrame::capture(&mut other, &output, true).unwrap();
+            assert_eq!(identify(&seen.unwrap()), Some(n), "others do not go on");
+            loser.assert_blind(&format!("at picture {n}"));
+        }
+        drop(loser);
+        reload(guest, &mut stage, OPEN, "access rules changed");
+    }
+    stage.finish("Virtual-1");
+}
+
+/// A client with something under way when its right goes: frames that wait, may be copied at that moment, are announced only.
+struct Loser {
+    client: Client,
+    screencopies: [ScreencopyFrame; 3],
+    session: CopySession,
+    buffer: Buffer,
+    waiting: Option<PendingCopy>,
+    window: ExtImageCaptureSourceV1,
+    _list: ToplevelList,
+    kept: Vec<Picture>,
+}
+
+impl Loser {
+    fn new(stage: &Stage<'_>, wait: bool, change: impl FnOnce(&Stage<'_>)) -> Self {
+        let mut client = stage.client();
+        let output = client.output(None).unwrap();
+        let listed = Listed::default();
+        let list = client.bind(1, Arc::clone(&listed)).unwrap();
+        let window = source(&mut client, &listed, "drawer");
+        let session = CopySession::open_source(&mut client, &window, false).unwrap();
+        let buffer = session.buffer(&mut client, MemoryKind::Shm).unwrap();
+        session.capture(&mut client, &buffer, &[]).unwrap().frame();
+        let announced = |_| ScreencopyFrame::announced(&mut client, &output, true).unwrap();
+        let screencopies = [0, 1, 2].map(announced).map(Option::unwrap);
+        screencopies[0].ask(&client, true).unwrap();
+        screencopies[1].ask(&client, false).unwrap();
+        let waiting = session.request(&mut client, &buffer, &[]).unwrap();
+        change(stage);
+        if wait {
+            client.roundtrip().unwrap();
+        }
+        Self {
+            client,
+            screencopies,
+            session,
+            buffer,
+            waiting: Some(waiting),
+            window,
+            _list: list,
+            kept: Vec::new(),
+        }
+    }
+
+    /// Looks at what is left when the right is gone, and tries again with all that it has.
+    fn after(mut self) -> Self {
+        let client = &mut self.client;
+        client.roundtrip().unwrap();
+        // A worker that was copying comes to its end.
+        client.dispatch_for(SECOND / 2).unwrap();
+        for frame in &self.screencopies[..2] {
+            assert!(frame.ended().is_some(), "a frame without an answer");
+        }
+        let waiting = self.waiting.take().unwrap();
+        assert!(waiting.has_ended() && self.session.record().stopped);
+        drop(waiting);
+        assert!(!is_open("drawer"), "the window is listed still");
+        let managers = [
+            "zwlr_screencopy_manager_v1",
+            "ext_foreign_toplevel_list_v1",
+            "ext_foreign_toplevel_image_capture_source_manager_v1",
+        ];
+        // The new ones of those that keep the right are not for it.
+        assert_eq!(sees(client, &managers), [false; 3]);
+        self.screencopies[2].ask(client, false).unwrap();
+        let late = self.session.request(client, &self.buffer, &[]).unwrap();
+        client.roundtrip().unwrap();
+        assert_eq!(self.screencopies[2].ended(), Some(None));
+        assert_eq!(late.ended(), Some(Err(FailureReason::Stopped)));
+        self.kept = self.pictures();
+        self
+    }
+
+    fn pictures(&self) -> Vec<Picture> {
+        let screencopies = self.screencopies.iter();
+        let buffers = screencopies.filter_map(|frame| frame.buffer.as_ref());
+        buffers.chain([&self.buffer]).map(picture_of).collect()
+    }
+
+    #[track_caller]
+    fn assert_blind(&mut self, when: &str) {
+        self.client.roundtrip().unwrap();
+        for (now, then) in self.pictures().iter().zip(&self.kept) {
+            now.assert_same(then, when);
+        }
+        assert!(
+            self.window.is_alive(),
+            "the client itself did nothing wrong"
+        );
+    }
 }

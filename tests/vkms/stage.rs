@@ -111,7 +111,10 @@ impl Stage<'_> {
     /// Waits until somebody has begun to capture by screencopy.
     pub fn wait_for_capture(&self, patience: std::time::Duration) {
         crate::machine::wait_until("a capture", patience, || {
-            self.vitrine.log().contains("capture by screencopy begins")
+            let log = self.vitrine.log();
+            let begins = |line: &&str| line.contains("capture begins");
+            let mut lines = log.lines().filter(begins);
+            lines.any(|line| line.contains("protocol=\"wlr-screencopy\""))
         });
     }
 

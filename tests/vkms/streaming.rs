@@ -154,3 +154,29 @@ fn a_client_with_one_request_at_a_time_gets_most_flips_and_slows_no_application(
         assert_sound(&summary);
     });
 }
+
+#[test]
+fn a_client_that_waits_for_a_frame_is_answered_whether_the_frame_comes_or_not() {
+    machine::boot(Machine::default(), |guest| {
+        // No writeback fence ever signals: each job that an answer might wait for is lost.
+        let stage = Setup::default()
+            .faults("fence:1..100000=never")
+            .start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        let mut looker = stage.client();
+        looker.set_patience(SECOND * 10);
+        let output = looker.output(None).unwrap();
+        let exporter = Exporter::new(&looker).unwrap();
+        for n in 2..40 {
+            // In one message: the end of a frame, the next request, and a question beside it.
+            let frame = exporter.request(&mut looker, &output, true).unwrap();
+            looker.roundtrip().unwrap();
+            if n < 20 {
+                painter.present(&mut client, n).unwrap();
+            }
+            drop(frame);
+        }
+        stage.finish("Virtual-1");
+    });
+}

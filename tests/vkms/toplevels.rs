@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Windows that were listed, with their app ids; closed ones are taken out.
-type Listed = Arc<Mutex<Vec<(Handle, String)>>>;
+pub type Listed = Arc<Mutex<Vec<(Handle, String)>>>;
 
 impl Dispatch<List, Listed> for State {
     fn event(
@@ -83,11 +83,11 @@ impl Dispatch<Sources, ()> for State {
     }
 }
 
-fn is_open(app_id: &str) -> bool {
+pub fn is_open(app_id: &str) -> bool {
     NAMES.lock().unwrap().iter().any(|(_, name)| name == app_id)
 }
 
-fn source(client: &mut Client, listed: &Listed, app_id: &str) -> ExtImageCaptureSourceV1 {
+pub fn source(client: &mut Client, listed: &Listed, app_id: &str) -> ExtImageCaptureSourceV1 {
     client
         .wait_for("the window's name", SECOND * 10, |_| {
             is_open(app_id).then_some(())

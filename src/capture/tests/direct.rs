@@ -337,6 +337,31 @@ fn a_change_of_mode_voids_the_job_in_flight() {
 }
 
 #[test]
+fn a_picture_that_is_complete_but_not_told_when_all_have_to_go_is_given_to_nobody() {
+    let mut rig = rig();
+    let session = rig.streaming();
+    let request = rig.ask(session, 1);
+    let job = rig.commit_direct(&[rect(0, 0, 8, 8)]).unwrap();
+    let now = rig.now();
+    assert!(matches!(
+        rig.capture.complete(job, now, now),
+        Completion::Written(_)
+    ));
+    // As when the session is locked.
+    rig.capture.clear_buffers(now);
+    let buffers = memories(&stamped(4));
+    rig.capture.set_buffers(format(), buffers, now).unwrap();
+    assert!(rig.poll().is_empty());
+    let job = rig.commit_ring(&[]).unwrap();
+    match &rig.complete(job)[..] {
+        [CaptureEvent::Deliver {
+            request: answered, ..
+        }] => assert_eq!(*answered, request),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_stream_into_its_own_memory_is_not_captured_ahead_and_any_other_is() {
     for direct in [true, false] {
         let mut rig = rig();

@@ -16,6 +16,7 @@ mod model;
 mod motion;
 mod ring;
 mod rules;
+mod stream;
 
 use std::{
     io,

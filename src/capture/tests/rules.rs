@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-fn output() -> OutputCapture {
+pub fn output() -> OutputCapture {
     let mut capture = OutputCapture::new(CaptureConfig::default(), REFRESH, Arc::new(|| {}));
     capture
         .set_buffers(format(), memories(&stamped(4)), ms(0))
@@ -13,7 +13,12 @@ fn output() -> OutputCapture {
 }
 
 /// One captured commit, from the question to the fence.
-fn capture_commit(capture: &mut OutputCapture, job: u64, damage: &[Rect], now: u64) -> FrameSeq {
+pub fn capture_commit(
+    capture: &mut OutputCapture,
+    job: u64,
+    damage: &[Rect],
+    now: u64,
+) -> FrameSeq {
     capture
         .arm(JobId(job), Producer::Writeback, ms(now))
         .unwrap();
@@ -24,7 +29,7 @@ fn capture_commit(capture: &mut OutputCapture, job: u64, damage: &[Rect], now: u
     }
 }
 
-fn deliveries(events: &[CaptureEvent]) -> Vec<(SessionId, FrameSeq, Vec<Rect>)> {
+pub fn deliveries(events: &[CaptureEvent]) -> Vec<(SessionId, FrameSeq, Vec<Rect>)> {
     let deliveries = events.iter().filter_map(|event| match event {
         CaptureEvent::Deliver {
             session,

@@ -111,6 +111,13 @@ impl CursorCapture {
         resized
     }
 
+    /// What the pointer looked like is not to be seen any more. Frames wait for its next look.
+    pub(super) fn forget_pictures(&mut self, now: Time) {
+        self.picture = None;
+        self.dirty = true;
+        self.capture.clear_buffers(now);
+    }
+
     fn start_ring(&mut self, picture: &CursorPixels, now: Time) {
         self.slots = (0..CaptureConfig::MIN_SLOTS)
             .map(|_| Arc::default())
@@ -266,6 +273,7 @@ pub(in crate::protocols) fn cursor_changed<D: CaptureHandler>(state: &mut D) {
 /// Does what is due for the pointer on this output: events, a new frame, answers.
 pub(in crate::protocols) fn poll<D: CaptureHandler>(state: &mut D, output: &Output) {
     let source = CaptureSource::Cursor(output.clone());
+    let now = state.now();
     let copy = &mut state.capture_protocols().copy;
     let Some(cursor) = copy.cursors.get(output) else {
         return;
@@ -275,7 +283,6 @@ pub(in crate::protocols) fn poll<D: CaptureHandler>(state: &mut D, output: &Outp
         copy.cursors.remove(output);
         return;
     }
-    let now = Time::now();
     if cursor.dirty {
         let view = state.cursor_view(output);
         let copy = &mut state.capture_protocols().copy;

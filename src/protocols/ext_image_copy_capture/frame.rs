@@ -222,18 +222,22 @@ fn start_anew<D: CaptureHandler>(state: &mut D, source: &CopySource) {
 
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource) {
+    let now = state.now();
     let frame = state.capture_protocols().copy.frame_mut(key);
     let target = frame
         .and_then(|frame| frame.buffer.as_ref())
         .and_then(|buffer| target::memory(buffer, source.of.takes_passthrough()));
     let requested = match source.of.capture(state) {
-        Some(capture) => capture.request_into(source.id, target, Time::now()),
+        Some(capture) => capture.request_into(source.id, target, now),
         None => return fail(state, key, FailureReason::Stopped),
     };
     match requested {
         Ok(request) => {
             if let Some(frame) = state.capture_protocols().copy.frame_mut(key) {
                 frame.stage = Stage::Waiting(request);
+                if let Some(client) = frame.object.client() {
+                    state.frame_requested(client.id());
+                }
             }
             source.of.wanted(state);
         }
@@ -300,7 +304,7 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
     let Some(session) = copy.sessions.get_mut(&key.session) else {
         return;
     };
-    if session.copying || copy.running >= MAX_RUNNING {
+    if session.copying || copy.running.count() >= MAX_RUNNING {
         copy.backlog.push_back(ready);
         return;
     }
@@ -329,7 +333,7 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
         region.add(*rect, bounds);
     }
     session.copying = true;
-    copy.running += 1;
+    let era = copy.running.begin();
     let (damage, hotspot) = (ready.damage.clone(), ready.hotspot);
     let loop_sender = state.run_in_loop();
     let job = CopyJob {
@@ -339,6 +343,8 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
         target,
         done: Box::new(move |result| {
             let task: LoopTask<D> = Box::new(move |state| {
+                let running = &mut state.capture_protocols().copy.running;
+                let result = running.end(era, result);
                 if let (Ok(_), Some(hotspot)) = (&result, hotspot) {
                     cursor::before_ready(state, key, hotspot);
                 }
@@ -359,8 +365,8 @@ fn finish_copy<D: CaptureHandler>(
     damage: &[Rect],
     result: Result<CopyReport, CopyError>,
 ) {
+    let now = state.now();
     let copy = &mut state.capture_protocols().copy;
-    copy.running = copy.running.saturating_sub(1);
     if let Some(session) = copy.sessions.get_mut(&key.session) {
         session.copying = false;
         let source = session.source.clone();
@@ -377,7 +383,8 @@ fn finish_copy<D: CaptureHandler>(
                 if let Some(source) = source {
                     if let Some(capture) = source.of.capture(state) {
                         capture.record_copy(source.id, &report);
-                        capture.record_ready(source.id, info.presented, Time::now());
+                        capture.record_ready(source.id, info.presented, now);
+                        capture.copy_handed_over(source.id, now);
                     }
                 }
             }
@@ -388,6 +395,25 @@ fn finish_copy<D: CaptureHandler>(
     }
     session::forget_if_unused(state, key.session);
     drain_backlog(state);
+}
+
+/// See [`crate::protocols::forget_pictures`].
+pub(in crate::protocols) fn forget_pictures<D: CaptureHandler>(state: &mut D, now: Time) {
+    let copy = &mut state.capture_protocols().copy;
+    copy.running.all_stale();
+    for cursor in copy.cursors.values_mut() {
+        cursor.forget_pictures(now);
+    }
+    for ready in std::mem::take(&mut copy.backlog) {
+        let key = ready.key;
+        drop(ready);
+        let Some(source) = source_of(state, key.session) else {
+            fail(state, key, FailureReason::Stopped);
+            continue;
+        };
+        start_anew(state, &source);
+        request(state, key, &source);
+    }
 }
 
 fn drain_backlog<D: CaptureHandler>(state: &mut D) {

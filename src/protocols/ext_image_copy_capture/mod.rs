@@ -28,13 +28,13 @@ use self::{
     session::CopySession,
 };
 use super::{
-    ext_image_capture_source::SourceData, source::CaptureSource, CaptureGlobalData, CaptureHandler,
-    CaptureProtocols,
+    ext_image_capture_source::SourceData, running::Running, source::CaptureSource,
+    CaptureGlobalData, CaptureHandler, CaptureProtocols,
 };
 
 pub(super) use self::{
     cursor::{cursor_changed, output_gone as cursor_output_gone, poll as poll_cursor},
-    frame::deliver,
+    frame::{deliver, forget_pictures},
     session::{rights_changed, source_changed, source_gone},
     written::written,
 };
@@ -61,7 +61,7 @@ pub(super) struct CopyCaptures {
     last_key: u64,
     sessions: HashMap<SessionKey, CopySession>,
     /// Copies that the pool has.
-    running: usize,
+    running: Running,
     /// Delivered frames whose copy cannot start yet: the session's previous copy still runs, or the pool has enough.
     /// Bounded by the number of sessions, since each has one frame at most.
     backlog: VecDeque<ReadyCopy>,
@@ -73,7 +73,11 @@ pub(super) struct CopyCaptures {
 
 impl CopyCaptures {
     pub(super) fn running_copies(&self) -> usize {
-        self.running
+        self.running.count()
+    }
+
+    pub(super) fn running_mut(&mut self) -> &mut Running {
+        &mut self.running
     }
 
     pub(super) fn session_count(&self) -> usize {

@@ -3,7 +3,6 @@
 use crate::{
     capture::Producer,
     protocols::{source::CaptureSource, target, CaptureHandler, Written},
-    time::Time,
 };
 
 use super::{frame, session};
@@ -43,7 +42,8 @@ pub(in crate::protocols) fn written<D: CaptureHandler>(
     if let Some(audit) = session.and_then(|session| session.audit.as_mut()) {
         audit.frame(Producer::Writeback, bytes);
     }
+    let now = state.now();
     if let Some(capture) = of.capture(state) {
-        capture.record_ready(source.id, written.presented, Time::now());
+        capture.record_ready(source.id, written.presented, now);
     }
 }

@@ -21,7 +21,6 @@ use crate::{
         target::{self, Unfit},
         CaptureHandler, Delivery, LoopTask,
     },
-    time::Time,
 };
 
 use super::{session, Frame, ScreencopyKey};
@@ -327,13 +326,14 @@ fn fits(buffer: &WlBuffer, told: &Told) -> Result<(), Refusal> {
 
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: ScreencopyKey, subject: &Subject, work: Work) {
+    let now = state.now();
     // Named so that a job of the same client's does not write it at the same time.
     let target = target::memory(&work.copy.buffer, false);
     let requested = state.capture_output(&subject.output).map(|capture| {
         if work.copy.wait_for_damage {
-            capture.request_into(work.session, target, Time::now())
+            capture.request_into(work.session, target, now)
         } else {
-            capture.request_fresh(work.session, target, Time::now())
+            capture.request_fresh(work.session, target, now)
         }
     });
     let session = work.session;
@@ -422,7 +422,7 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
 fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
     let dmabufs = state.dmabuf_device().is_some();
     let copies = &mut state.capture_protocols().screencopy;
-    if copies.running >= MAX_RUNNING {
+    if copies.running.count() >= MAX_RUNNING {
         copies.backlog.push_back(ready);
         return;
     }
@@ -453,7 +453,7 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
         }
     };
     work.running = true;
-    copies.running += 1;
+    let era = copies.running.begin();
     let loop_sender = state.run_in_loop();
     let job = CopyJob {
         lease,
@@ -462,6 +462,8 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
         target,
         done: Box::new(move |result| {
             let task: LoopTask<D> = Box::new(move |state| {
+                let running = &mut state.capture_protocols().screencopy.running;
+                let result = running.end(era, result);
                 finish_copy(state, key, (&subject, session), (&info, &damage), result);
             });
             // The loop is gone only when the compositor ends.
@@ -480,7 +482,6 @@ fn finish_copy<D: CaptureHandler>(
     result: Result<CopyReport, CopyError>,
 ) {
     let copies = &mut state.capture_protocols().screencopy;
-    copies.running = copies.running.saturating_sub(1);
     let frame = copies.frames.get_mut(&key);
     let frame = frame.filter(|frame| matches!(frame.stage, Stage::Copying(_)));
     match (frame, result) {
@@ -491,16 +492,39 @@ fn finish_copy<D: CaptureHandler>(
             frame.stage = Stage::Over;
             session::count(state, subject, session, info, report.bytes);
             session::give_back(state, subject, session);
+            let now = state.now();
             if let Some(capture) = state.capture_output(&subject.output) {
                 capture.record_copy(session, &report);
-                capture.record_ready(session, info.presented, Time::now());
-                capture.copy_handed_over(session, Time::now());
+                capture.record_ready(session, info.presented, now);
+                capture.copy_handed_over(session, now);
             }
         }
         (Some(_), Err(error)) => recover(state, key, subject, &error),
     }
     for ready in std::mem::take(&mut state.capture_protocols().screencopy.backlog) {
         start_copy(state, ready);
+    }
+}
+
+/// See [`crate::protocols::forget_pictures`].
+pub(in crate::protocols) fn forget_pictures<D: CaptureHandler>(state: &mut D) {
+    let copies = &mut state.capture_protocols().screencopy;
+    copies.running.all_stale();
+    for ready in std::mem::take(&mut copies.backlog) {
+        let key = ready.key;
+        drop(ready);
+        let frames = &state.capture_protocols().screencopy.frames;
+        let Some(frame) = frames.get(&key) else {
+            continue;
+        };
+        let (Stage::Copying(work), Some(told)) = (&frame.stage, &frame.told) else {
+            continue;
+        };
+        let (work, subject) = (work.clone(), told.subject.clone());
+        if let Some(capture) = state.capture_output(&subject.output) {
+            capture.invalidate_session(work.session);
+        }
+        request(state, key, &subject, work);
     }
 }
 

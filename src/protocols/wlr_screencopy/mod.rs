@@ -29,9 +29,11 @@ use self::{
     frame::{Copy, ReadyCopy, ScreencopyFrame, Subject},
     session::ScreencopyClient,
 };
-use super::{CaptureGlobalData, CaptureHandler, CaptureProtocols};
+use super::{running::Running, CaptureGlobalData, CaptureHandler, CaptureProtocols};
 
-pub(super) use self::frame::{deliver, output_changed, output_gone, rights_changed};
+pub(super) use self::frame::{
+    deliver, forget_pictures, output_changed, output_gone, rights_changed,
+};
 
 pub use zwlr_screencopy_frame_v1::ZwlrScreencopyFrameV1 as Frame;
 pub use zwlr_screencopy_manager_v1::ZwlrScreencopyManagerV1 as ScreencopyManager;
@@ -47,14 +49,18 @@ pub(super) struct Screencopies {
     frames: HashMap<ScreencopyKey, ScreencopyFrame>,
     clients: HashMap<backend::ClientId, ScreencopyClient>,
     /// Copies that the pool has.
-    running: usize,
+    running: Running,
     /// Delivered frames whose copy waits for others to end. Bounded by the number of sessions.
     backlog: VecDeque<ReadyCopy>,
 }
 
 impl Screencopies {
     pub(super) fn running_copies(&self) -> usize {
-        self.running
+        self.running.count()
+    }
+
+    pub(super) fn running_mut(&mut self) -> &mut Running {
+        &mut self.running
     }
 
     pub(super) fn session_count(&self) -> usize {

@@ -5,7 +5,6 @@ use wayland_server::{backend, Client, DisplayHandle};
 use crate::{
     capture::{FrameInfo, SessionId, SessionKind},
     protocols::{audit::Audit, CaptureHandler},
-    time::Time,
 };
 
 use super::frame::Subject;
@@ -131,8 +130,9 @@ pub(super) fn expect<D: CaptureHandler>(
     let Some(id) = session.map(|session| session.id) else {
         return;
     };
+    let now = state.now();
     if let Some(capture) = state.capture_output(&subject.output) {
-        capture.expect_request(id, Time::now());
+        capture.expect_request(id, now);
     }
 }
 
