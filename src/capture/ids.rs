@@ -33,6 +33,10 @@ number! {
     RequestId, "request-"
 }
 number! {
+    /// The memory behind a client's buffer: two buffers on the same memory have the same number.
+    TargetId, "target-"
+}
+number! {
     /// One job that fills a slot. The caller of `arm` chooses the numbers and never uses one again.
     JobId, "job-"
 }

@@ -11,9 +11,10 @@ use tracing::{debug, warn};
 use crate::{
     capture::{
         damage::DamageSet,
+        direct::JobTarget,
         frame::{FrameInfo, Producer},
         ids::{FrameSeq, JobId, SlotId},
-        output_capture::{Demand, OutputCapture, Skip, TARGET},
+        output_capture::{OutputCapture, Skip, TARGET},
         ring::{NoSlot, SlotState},
         view::{CursorInFrame, PerView, View},
     },
@@ -26,6 +27,8 @@ use crate::{
 pub enum Completion {
     /// Its frame is the newest now; [`OutputCapture::poll`] delivers it.
     Published(FrameSeq),
+    /// It was written into its client's own memory; [`OutputCapture::poll`] tells the client.
+    Written(FrameSeq),
     /// Its slot is free (or gone) and nobody sees what it wrote: it was a spare job, the mode changed since, or a newer
     /// frame is published already.
     Discarded,
@@ -46,10 +49,12 @@ pub(crate) struct Job {
     /// What changed in each view between the previous published frame and this one; `None` until its commit was reported,
     /// and in views that it is not for.
     pub damage: PerView<Option<DamageSet>>,
+    /// The client's memory that it writes; `None`: its slot.
+    pub target: Option<JobTarget>,
 }
 
 impl Job {
-    fn is_spare(&self) -> bool {
+    pub(crate) fn is_spare(&self) -> bool {
         !self.views.values().any(|wanted| *wanted)
     }
 }
@@ -79,7 +84,7 @@ impl OutputCapture {
         self.take_releases(now);
         let wanted = |capture: &Self| {
             let mut views = cursor.views();
-            views.any(|view| capture.demand_for(view, now) != Demand::None)
+            views.any(|view| capture.wants_slot(view, producer, now))
         };
         let armed = if self.ring.size() == 0 {
             Err(Skip::NoBuffers)
@@ -149,6 +154,7 @@ impl OutputCapture {
             views,
             generation,
             damage: PerView::default(),
+            target: None,
         });
         Ok(slot)
     }
@@ -231,6 +237,9 @@ impl OutputCapture {
         if done.is_spare() || done.generation != generation {
             return self.discard(job);
         }
+        if let Some(target) = done.target {
+            return self.complete_direct(place, target, presented, now);
+        }
         let bounds = format.full();
         let views = done.views;
         let damage = self.damage_until(place, bounds);
@@ -265,7 +274,7 @@ impl OutputCapture {
 
     /// What the job at `place` shows that no published frame of its views shows. Jobs before it that are still in flight
     /// show an older picture: their damage is in this one, and nobody of these views will see them.
-    fn damage_until(&mut self, place: usize, bounds: Rect) -> PerView<DamageSet> {
+    pub(crate) fn damage_until(&mut self, place: usize, bounds: Rect) -> PerView<DamageSet> {
         let mut damage = PerView::<DamageSet>::default();
         let Some((done, older)) = self
             .jobs
@@ -291,7 +300,7 @@ impl OutputCapture {
         damage
     }
 
-    fn count_published(&mut self, producer: Producer) {
+    pub(crate) fn count_published(&mut self, producer: Producer) {
         self.stats.frames += 1;
         match producer {
             Producer::Writeback => self.stats.by_writeback += 1,
@@ -302,6 +311,7 @@ impl OutputCapture {
     /// The job ended with an error, or its picture is not to be trusted though the job is over: its slot is free, nobody
     /// sees it. An unknown job is ignored.
     pub fn fail(&mut self, job: JobId) {
+        self.never_again_direct(job);
         if self.end_unpublished(job) {
             self.stats.failed += 1;
             debug!(target: TARGET, %job, "capture job failed");
@@ -311,12 +321,14 @@ impl OutputCapture {
     /// The job's fence did not come in time: the hardware may still write the slot. It is put aside and never published. An
     /// unknown job is ignored.
     pub fn overdue(&mut self, job: JobId) {
+        self.never_again_direct(job);
+        self.keep_from_overdue(job);
         let Some((place, damage)) = self.remove_job(job) else {
             return;
         };
         self.ring.quarantine(job);
         self.stats.lost += 1;
-        warn!(target: TARGET, %job, "capture job overdue; its slot is in quarantine");
+        warn!(target: TARGET, %job, "capture job overdue; what it writes is in quarantine");
         self.put_back(place, &damage);
         self.forget_memory();
     }
@@ -327,6 +339,9 @@ impl OutputCapture {
         let quarantined = SlotState::Quarantined(job);
         if self.ring.slots().any(|(_, state)| state == quarantined) {
             self.ring.free(job);
+            self.stats.late_fences += 1;
+        }
+        if self.direct.late_fence(job) {
             self.stats.late_fences += 1;
         }
     }
@@ -342,7 +357,7 @@ impl OutputCapture {
         self.jobs.iter().any(|job| job.generation != generation)
     }
 
-    fn discard(&mut self, job: JobId) -> Completion {
+    pub(crate) fn discard(&mut self, job: JobId) -> Completion {
         if self.end_unpublished(job) {
             self.stats.discarded += 1;
         }

@@ -8,12 +8,14 @@
 //!
 //! - [`ring`]: the slot state machine: leases, pinned newest, draining, quarantine, generations.
 //! - [`OutputCapture`]: one per output; sessions, requests and damage around the ring.
+//! - `direct`: when the hardware writes a lone client's own buffer, and no slot.
 //! - [`View`]: with the cursor or without; a session never sees a frame of the other view.
 //! - [`lease`]: the RAII handle on a frame. Dropping it is the release.
 //! - [`copy`]: damage-limited copies into client memory on worker threads.
 
 pub mod copy;
 mod damage;
+mod direct;
 mod frame;
 mod history;
 mod ids;
@@ -35,8 +37,9 @@ mod tests;
 pub use self::{
     copy::{CopyError, CopyJob, CopyPool, CopyReport, CopyTarget, TargetLayout},
     damage::DamageSet,
+    direct::{Candidate, DirectBuffer, Target},
     frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
-    ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId},
+    ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId, TargetId},
     jobs::Completion,
     latency::{Latencies, BOUNDS_MICROS},
     lease::Lease,

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::{
     capture::{
         damage::DamageSet,
+        direct::Direct,
         frame::{FrameFormat, FrameInfo, SlotMemory},
         history::History,
         ids::{ClientId, FrameSeq, RequestId, SessionId, SlotId},
@@ -157,6 +158,18 @@ pub enum CaptureEvent {
         /// Which frame.
         frame: FrameSeq,
     },
+    /// The hardware has written the frame that answers a request into the client's own memory: nothing is to be copied. The
+    /// request is over.
+    Written {
+        /// Who asked.
+        session: SessionId,
+        /// What is answered.
+        request: RequestId,
+        /// When its flip was presented.
+        presented: Time,
+        /// As of [`CaptureEvent::Deliver`].
+        damage: Vec<Rect>,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -194,6 +207,7 @@ pub struct OutputCapture {
     /// Somebody waits for a slot, so that the end of a grace is worth waking up for.
     pub(crate) blocked: bool,
     pub(crate) history: Option<History>,
+    pub(crate) direct: Direct,
     polled: Time,
 }
 
@@ -225,6 +239,7 @@ impl OutputCapture {
             next_request: 0,
             blocked: false,
             history: None,
+            direct: Direct::default(),
             polled: Time::default(),
         };
         capture.start_history();
@@ -277,6 +292,7 @@ impl OutputCapture {
             history.clear();
         }
         self.take_releases(now);
+        self.take_back_written();
         self.ring.reset(size, now);
         self.format = format;
         self.newest = PerView::default();
@@ -331,9 +347,12 @@ impl OutputCapture {
         self.take_releases(now);
         self.settle(now);
         self.note_overdue(now);
-        let mut events = self.deliver(now);
+        let mut events = self.take_written();
+        events.append(&mut self.deliver(now));
         self.keep_history(&mut events, now);
-        let starving = self.demand_of_waiters(now) == Demand::Now;
+        // Whoever is written to directly needs no slot.
+        let starving =
+            self.demand_of_waiters(now) == Demand::Now && self.lone_direct(now).is_none();
         self.blocked = starving && !self.ring.has_room();
         if starving && !self.ring.will_have_room() {
             self.take_back(now, &mut events);
@@ -424,13 +443,15 @@ impl OutputCapture {
         )?;
         let armed = |(_, state): &(SlotId, SlotState)| matches!(state, SlotState::Armed(_));
         say(
-            self.ring.slots().filter(armed).count() == self.jobs.len()
+            self.ring.slots().filter(armed).count()
+                == self.jobs.iter().filter(|job| job.target.is_none()).count()
                 && self
                     .jobs
                     .iter()
-                    .all(|job| self.ring.slot_of(job.id).is_some()),
+                    .all(|job| self.ring.slot_of(job.id).is_some() != job.target.is_some()),
             "jobs and armed slots differ",
         )?;
+        self.verify_targets()?;
         let known = |session: &Session| self.clients.contains_key(&session.client);
         say(
             self.sessions.values().all(known),

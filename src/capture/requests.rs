@@ -8,6 +8,7 @@ use crate::{
     capture::{
         copy::CopyReport,
         damage::DamageSet,
+        direct::Target,
         ids::{ClientId, FrameSeq, RequestId, SessionId},
         lease::Lease,
         motion::Motion,
@@ -100,10 +101,24 @@ impl OutputCapture {
     /// # Errors
     /// The session does not exist, or too many of its requests wait.
     pub fn request(&mut self, session: SessionId, now: Time) -> Result<RequestId, RequestError> {
-        self.request_with(session, false, now)
+        self.request_with(session, None, false, now)
     }
 
-    /// As [`request`](Self::request), but a copy session, too, is answered by any newer frame and does not wait for
+    /// As [`request`](Self::request), for a copy session whose frame ends up in the client's memory `target`. If the
+    /// hardware can write it and nobody else wants the frame, the answer is a [`CaptureEvent::Written`].
+    ///
+    /// # Errors
+    /// As those of [`request`](Self::request).
+    pub fn request_into(
+        &mut self,
+        session: SessionId,
+        target: Option<Target>,
+        now: Time,
+    ) -> Result<RequestId, RequestError> {
+        self.request_with(session, target, false, now)
+    }
+
+    /// As [`request_into`](Self::request_into), but a copy session, too, is answered by any newer frame and does not wait for
     /// damage; the next commit is made for it. No frame answers two of these.
     ///
     /// # Errors
@@ -111,14 +126,16 @@ impl OutputCapture {
     pub fn request_fresh(
         &mut self,
         session: SessionId,
+        target: Option<Target>,
         now: Time,
     ) -> Result<RequestId, RequestError> {
-        self.request_with(session, true, now)
+        self.request_with(session, target, true, now)
     }
 
     fn request_with(
         &mut self,
         session: SessionId,
+        target: Option<Target>,
         fresh: bool,
         now: Time,
     ) -> Result<RequestId, RequestError> {
@@ -142,7 +159,9 @@ impl OutputCapture {
         }
         self.next_request += 1;
         session.fresh = fresh;
-        session.asked(id, now, patience);
+        // An export session's memory is the slot.
+        let target = target.filter(|_| !session.kind.is_export());
+        session.asked(id, target, now, patience);
         Ok(id)
     }
 
@@ -150,6 +169,9 @@ impl OutputCapture {
     pub fn cancel(&mut self, request: RequestId) {
         for session in self.sessions.values_mut() {
             session.requests.retain(|waiting| *waiting != request);
+            if session.requests.is_empty() {
+                session.target = None;
+            }
         }
     }
 
@@ -236,14 +258,20 @@ impl OutputCapture {
         demand
     }
 
-    fn demand_of(&self, id: SessionId, session: &Session, now: Time) -> Demand {
+    /// Whether the session's next request is on its way.
+    pub(crate) fn expects(&self, id: SessionId, session: &Session, now: Time) -> bool {
+        session.is_about_to_ask(now, self.stream_patience())
+            || (session.streams_on() && self.ring.is_copied_for(id))
+    }
+
+    pub(crate) fn demand_of(&self, id: SessionId, session: &Session, now: Time) -> Demand {
         // A stream's next frame is captured before it is asked for: the display commits as soon as the last job is over,
         // which is just when the client is being told of it. At most one frame waits like that, and none is forced. While we
         // copy, the client cannot ask, however long that takes.
-        let expected = session.is_about_to_ask(now, self.stream_patience())
-            || (session.streams_on() && self.ring.is_copied_for(id));
+        let expected = self.expects(id, session, now);
         // A client that may not be given another frame must not make us capture one.
         if (session.requests.is_empty() && !expected)
+            || self.is_kept_waiting(session)
             || !self.ring.may_lease_another(session.client, now)
             || self.answer_for(session, now).is_some()
         {
@@ -257,6 +285,8 @@ impl OutputCapture {
             .jobs
             .iter()
             .filter(|job| *job.views.get(view) && job.generation == generation)
+            // It answers whose memory it writes, who is kept waiting until then, and nobody else.
+            .filter(|job| job.target.is_none())
         {
             flying += 1;
             // What a commit changes is not known until it is reported.
@@ -278,6 +308,8 @@ impl OutputCapture {
             SessionKind::Copy { .. } if anew || session.is_touched_by(self.pending.get(view)) => {
                 Demand::Now
             }
+            // It changed in a frame that only another client has.
+            SessionKind::Copy { .. } if !session.missed.is_empty() => Demand::Now,
             SessionKind::Copy { .. } => Demand::OnDamage,
         }
     }
@@ -291,6 +323,9 @@ impl OutputCapture {
     fn answer_for(&self, session: &Session, now: Time) -> Option<FrameSeq> {
         let view = session.kind.view();
         let newest = self.newest(view)?.seq;
+        if self.is_kept_waiting(session) {
+            return None;
+        }
         let answers = session.is_answered_by(newest, self.is_current(view));
         (answers && self.ring.may_lease_newest(session.client, view, now)).then_some(newest)
     }
@@ -361,16 +396,7 @@ impl OutputCapture {
             self.releases.clone(),
         );
         self.leases.insert(lease, (client, void));
-        session.requests.pop_front();
-        let missed = session.missed.take();
-        let damage = if std::mem::replace(&mut session.anew, false) {
-            vec![session.area.unwrap_or_else(|| frame.format.full())]
-        } else {
-            missed.into_rects()
-        };
-        session.given = Some(frame.seq);
-        session.delivered_at = Some(now);
-        session.entitled = None;
+        let damage = session.answered(frame.seq, frame.format.full(), now);
         self.stats.delivered += 1;
         if let Some(client) = self.clients.get_mut(&client) {
             client.stats.frames += 1;

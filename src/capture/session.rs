@@ -5,6 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use crate::{
     capture::{
         damage::{clip, DamageSet},
+        direct::Target,
         ids::{ClientId, FrameSeq, RequestId},
         view::View,
     },
@@ -82,6 +83,10 @@ pub(crate) struct Session {
     pub streaming: bool,
     /// So many of a stream's last requests came late. One may be the machine's fault; with the second it is no stream.
     late: u8,
+    /// The client's memory that the waiting request of a copy session names.
+    pub target: Option<Target>,
+    /// The last request named memory that the hardware may write, and so will the next.
+    pub offers_direct: bool,
 }
 
 impl Session {
@@ -99,6 +104,8 @@ impl Session {
             delivered_at: None,
             streaming: false,
             late: 0,
+            target: None,
+            offers_direct: false,
         }
     }
 
@@ -123,7 +130,13 @@ impl Session {
     }
 
     /// A request came.
-    pub fn asked(&mut self, request: RequestId, now: Time, patience: Duration) {
+    pub fn asked(
+        &mut self,
+        request: RequestId,
+        target: Option<Target>,
+        now: Time,
+        patience: Duration,
+    ) {
         let soon = self.is_soon_after_delivery(now, patience);
         self.late = match (self.streaming, soon) {
             (true, false) => self.late.saturating_add(1),
@@ -131,6 +144,32 @@ impl Session {
         };
         self.streaming = soon || (self.streaming && self.late < LATE_REQUESTS);
         self.requests.push_back(request);
+        self.offers_direct = target
+            .as_ref()
+            .is_some_and(|target| target.direct.is_some());
+        self.target = target;
+    }
+
+    /// The hardware is not to write the waiting request's memory.
+    pub fn refuse_direct(&mut self) {
+        if let Some(target) = &mut self.target {
+            target.direct = None;
+        }
+    }
+
+    /// The oldest request is answered by this frame. Returns what changed for the session.
+    pub fn answered(&mut self, frame: FrameSeq, full: Rect, now: Time) -> Vec<Rect> {
+        self.requests.pop_front();
+        self.target = None;
+        self.given = Some(frame);
+        self.delivered_at = Some(now);
+        self.entitled = None;
+        let missed = self.missed.take();
+        if std::mem::replace(&mut self.anew, false) {
+            vec![self.area.unwrap_or(full)]
+        } else {
+            missed.into_rects()
+        }
     }
 
     /// Whether its next request is on its way: between two frames of a stream there is always a moment in which the client

@@ -13,7 +13,9 @@ pub struct CaptureStats {
     pub by_writeback: u64,
     /// Of these, frames that the render producer wrote.
     pub by_render: u64,
-    /// Jobs that were given a slot, spare ones (kicks, canaries) included.
+    /// Of these, frames that the writeback connector wrote into a client's own memory.
+    pub passthrough: u64,
+    /// Jobs that were given a slot or a client's memory, spare ones (kicks, canaries) included.
     pub jobs: u64,
     /// Of these, jobs that never were to become a frame.
     pub spare_jobs: u64,
@@ -98,6 +100,8 @@ impl SkipCounts {
 pub struct ClientStats {
     /// Frames delivered.
     pub frames: u64,
+    /// Of these, frames that the hardware wrote into its memory.
+    pub passthrough: u64,
     /// Frames held now.
     pub held: u64,
     /// Copies made into its memory.

@@ -298,6 +298,7 @@ fn capture_report(
         flips: screen.map_or(0, |screen| screen.flips),
         frames: stats.frames,
         rendered: stats.by_render,
+        passthrough: stats.passthrough,
         delivered: stats.delivered,
         skipped: SkippedReport {
             no_buffers: stats.skipped.no_buffers,
@@ -333,6 +334,7 @@ fn client_report(client: u64, stats: &ClientStats) -> ClientReport {
     ClientReport {
         client,
         frames: stats.frames,
+        passthrough: stats.passthrough,
         held: stats.held,
         copies: stats.copies,
         copied_bytes: stats.copied_bytes,

@@ -272,6 +272,7 @@ impl Vitrine {
             pacing: pacing(&self.config.capture, &rule, &backend.device),
             hold_refreshes: self.config.capture.hold_refreshes,
             producer: rule.producer.unwrap_or(self.config.capture.producer),
+            passthrough: rule.passthrough.unwrap_or(self.config.capture.passthrough),
             hardware_cursor: self.config.cursor.hardware,
         };
         match Screen::new(setup, output.clone()) {

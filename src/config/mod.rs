@@ -72,6 +72,8 @@ pub struct CaptureSection {
     pub producer: ProducerChoice,
     /// Whether the copy protocol offers dma-buf targets.
     pub dmabuf: DmabufTargets,
+    /// Whether the writeback connector may write a lone client's dma-buf itself.
+    pub passthrough: bool,
     /// How display commits and writeback jobs take turns.
     pub pacing: PacingRule,
     /// With [`PacingRule::EveryNth`]: a job at most in every n-th commit.
@@ -101,6 +103,7 @@ impl Default for CaptureSection {
             cooling: Duration::from_millis(2),
             producer: ProducerChoice::Auto,
             dmabuf: DmabufTargets::Auto,
+            passthrough: true,
             pacing: PacingRule::Safe,
             every_nth: 2,
             pipelined_unlisted: false,
@@ -140,6 +143,8 @@ pub struct OutputRule {
     pub sink: SinkRule,
     /// Where captured frames of this output come from; `None`: as `[capture]` says.
     pub producer: Option<ProducerChoice>,
+    /// Whether this output's connector may write a lone client's dma-buf; `None`: as `[capture]` says.
+    pub passthrough: Option<bool>,
 }
 
 impl Default for OutputRule {
@@ -157,6 +162,7 @@ impl Default for OutputRule {
             lease_socket: String::new(),
             sink: SinkRule::Display,
             producer: None,
+            passthrough: None,
         }
     }
 }

@@ -137,6 +137,9 @@ fn capture(table: &Table<'_>) -> CaptureSection {
                 )
             })
             .unwrap_or_default(),
+        passthrough: table
+            .get("passthrough", boolean)
+            .unwrap_or(default.passthrough),
         pacing: table.get("pacing", pacing).unwrap_or_default(),
         every_nth: table
             .get("every_nth", |v| whole(v, 2..=60))
@@ -222,6 +225,7 @@ fn output(table: &Table<'_>) -> Option<OutputRule> {
         transform: table.get("transform", transform).unwrap_or_default(),
         position: table.get("position", |v| auto_or(v, position)).flatten(),
         producer: table.get("producer", output_producer).flatten(),
+        passthrough: table.get("passthrough", |v| auto_or(v, boolean)).flatten(),
         motion: table.get("motion", |v| auto_or(v, motion)).flatten(),
         pacing: table.get("pacing", |v| auto_or(v, pacing)).flatten(),
         foreign_planes: table

@@ -87,6 +87,7 @@ pub const CAPTURE: Section = Section {
         ),
         key("producer", "\"auto\", \"writeback\" or \"render\""),
         key("dmabuf", "\"auto\", \"on\" or \"off\""),
+        key("passthrough", BOOLEAN),
         key("pacing", PACING),
         key("every_nth", "a whole number from 2 to 60"),
         key("pipelined_unlisted", BOOLEAN),
@@ -162,6 +163,7 @@ pub const OUTPUT: Section = Section {
             "producer",
             "\"default\", \"auto\", \"writeback\" or \"render\"",
         ),
+        key("passthrough", "\"auto\", true or false"),
     ],
     tables: &[],
 };

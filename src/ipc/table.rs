@@ -79,7 +79,7 @@ fn capture_text(report: &CaptureReport) -> String {
     };
     let mut text = format!("{}: {state}\n", report.output);
     let rows = [
-        ("frames", format!("{} published ({} of them rendered), {} delivered, {} kept as history", report.frames, report.rendered, report.delivered, report.history)),
+        ("frames", format!("{} published ({} of them rendered, {} passed through), {} delivered, {} kept as history", report.frames, report.rendered, report.passthrough, report.delivered, report.history)),
         ("skipped", format!(
             "{} no free slot, {} resting, {} connector, {} no buffers ({} commits that nobody wanted)",
             skipped.no_free_slot, skipped.draining, skipped.connector, skipped.no_buffers, skipped.no_demand
@@ -99,12 +99,13 @@ fn capture_text(report: &CaptureReport) -> String {
         return text;
     }
     let mut rows = vec![words(
-        "client frames held copies bytes overdue voids refused median_ms p99_ms",
+        "client frames passed held copies bytes overdue voids refused median_ms p99_ms",
     )];
     rows.extend(report.clients.iter().map(|client| {
         vec![
             client.client.to_string(),
             client.frames.to_string(),
+            client.passthrough.to_string(),
             client.held.to_string(),
             client.copies.to_string(),
             client.copied_bytes.to_string(),

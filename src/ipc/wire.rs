@@ -144,6 +144,8 @@ pub struct CaptureReport {
     pub frames: u64,
     /// Of these, rendered ones: what Vitrine put on the screen, without foreign planes.
     pub rendered: u64,
+    /// Of these, frames that the writeback connector wrote into a client's own memory.
+    pub passthrough: u64,
     /// Frames delivered to clients.
     pub delivered: u64,
     /// Commits without the frame that somebody wanted, and why.
@@ -204,6 +206,8 @@ pub struct ClientReport {
     pub client: u64,
     /// Frames delivered.
     pub frames: u64,
+    /// Of these, frames that the writeback connector wrote into its memory.
+    pub passthrough: u64,
     /// Frames held now.
     pub held: u64,
     /// Copies into its memory.

@@ -18,6 +18,7 @@
 //! | [`probe`] | what `vitrine probe` prints |
 
 pub mod canary;
+pub mod client_target;
 pub mod device;
 pub mod drivers;
 pub mod fault;

@@ -379,6 +379,14 @@ impl Pipeline {
         self.settle(verdict, now)
     }
 
+    /// A lost job is not waited for any more: later ones proved that the connector has left it behind. The kernel keeps its
+    /// framebuffer as long as it needs it.
+    pub fn forget_lost(&mut self, job: JobId) {
+        if self.writeback.forget_lost(job) {
+            self.jobs.remove(&job);
+        }
+    }
+
     /// Forgets the job; looks at the canary of a probe, which is nobody else's business.
     fn settle(&mut self, verdict: Verdict, now: Time) -> Option<Verdict> {
         let (Verdict::Publish { job, .. } | Verdict::Discard(job, _) | Verdict::Probe(job)) =

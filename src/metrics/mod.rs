@@ -38,7 +38,7 @@ const OUTPUT_COUNTERS: [OfOutput; 3] = [
     }),
 ];
 
-const CAPTURE_COUNTERS: [OfCapture; 13] = [
+const CAPTURE_COUNTERS: [OfCapture; 14] = [
     (
         "vitrine_capture_frames",
         "Captured frames published.",
@@ -48,6 +48,11 @@ const CAPTURE_COUNTERS: [OfCapture; 13] = [
         "vitrine_capture_rendered_frames",
         "Of the captured frames, those that the renderer made.",
         |c| c.rendered,
+    ),
+    (
+        "vitrine_capture_passthrough_frames",
+        "Of the captured frames, those that the writeback connector wrote into a client's memory.",
+        |c| c.passthrough,
     ),
     (
         "vitrine_capture_deliveries",
@@ -142,11 +147,16 @@ const CAPTURE_GAUGES: [OfCapture; 7] = [
     }),
 ];
 
-const CLIENT_COUNTERS: [OfClient; 4] = [
+const CLIENT_COUNTERS: [OfClient; 5] = [
     (
         "vitrine_capture_client_frames",
         "Frames delivered to a client that is connected.",
         |c| c.frames,
+    ),
+    (
+        "vitrine_capture_client_passthrough_frames",
+        "Of these, frames that the writeback connector wrote into the client's memory.",
+        |c| c.passthrough,
     ),
     (
         "vitrine_capture_client_copies",

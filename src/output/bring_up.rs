@@ -14,6 +14,7 @@ use super::{
     scanout::{self, ScanoutError},
     screen::{Changes, Cover, Screen, CAPTURE_FORMAT},
     slot_contents::SlotContents,
+    targets::Targets,
     Step, StepContext,
 };
 use crate::{
@@ -53,6 +54,8 @@ pub struct ScreenSetup<'a> {
     pub hold_refreshes: u32,
     /// Who is to make captured frames.
     pub producer: ProducerChoice,
+    /// Whether the connector may write a lone client's own buffer.
+    pub passthrough: bool,
     /// Whether the pointer may have a plane of its own.
     pub hardware_cursor: bool,
 }
@@ -85,6 +88,7 @@ impl Screen {
             pacing,
             hold_refreshes,
             producer,
+            passthrough,
             hardware_cursor,
         } = setup;
         let mut pipeline = kms::Pipeline::for_sink(device, sink, foreign)?;
@@ -113,6 +117,9 @@ impl Screen {
             marked: false,
             cursor,
             capture_buffers: None,
+            passthrough,
+            targets: Targets::default(),
+            left_behind: Vec::new(),
             no_writeback: None,
             policy: producer,
             software,
@@ -189,6 +196,7 @@ impl Screen {
         self.no_writeback = report.writeback_attached.err();
         self.cursor_dirty = true;
         self.slot_contents.forget_all();
+        self.targets.clear();
         let full = crate::geometry::Rect::from_size(self.size());
         context.capture.committed(&[full], None);
         if let Some(reason) = &self.no_writeback {
@@ -315,6 +323,8 @@ impl Screen {
             published = capture.frames,
             written_back = capture.by_writeback,
             rendered = capture.by_render,
+            passthrough = capture.passthrough,
+            imports = self.targets.imports(),
             rendered_bytes = self.rendered_bytes,
             delivered = capture.delivered,
             skipped = capture.skipped.wanted(),

@@ -54,6 +54,7 @@ impl Screen {
                 Action::Suspect { .. } | Action::Stalled { .. } | Action::Recovered => {}
             }
         }
+        self.forget_left_behind(step);
         if self.pipeline.writeback().in_flight().is_none() {
             self.chain.job_over();
         }

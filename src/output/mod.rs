@@ -10,6 +10,7 @@ mod cursor_plane;
 mod describe;
 mod feedback;
 mod jobs;
+mod passthrough;
 mod pointer;
 mod produce;
 mod producer;
@@ -21,6 +22,7 @@ mod schedule;
 mod screen;
 mod shared;
 mod slot_contents;
+mod targets;
 
 use smithay::{
     input::pointer::CursorImageStatus,

@@ -6,6 +6,7 @@
 
 use super::{
     copier::{Filled, Order, Overlay, Work},
+    passthrough::PassedThrough,
     producer::{decide, Connector, CursorPlace, Decision, Facts},
     render_jobs::Ended,
     ring::CaptureBuffers,
@@ -37,8 +38,10 @@ pub(super) struct ArmedJobs {
     pub writeback: Option<WritebackFb>,
     /// The number of the same.
     pub carried: Option<JobId>,
-    /// Its slot, unless it is a probe.
+    /// Its slot, if it has one.
     writeback_slot: Option<SlotId>,
+    /// The client's memory that it writes instead of a slot.
+    pub passed_through: Option<PassedThrough>,
     /// For ourselves.
     pub rendered: Vec<RenderJob>,
 }
@@ -88,6 +91,7 @@ impl Screen {
         may_commit: bool,
     ) -> Situation {
         let now = context.now;
+        self.offer_passthrough(context.capture);
         let decisions = self.decisions();
         self.report(&decisions, context.capture);
         let demands = context.capture.demands(now);
@@ -126,7 +130,13 @@ impl Screen {
 
     fn probing(&self, demands: &PerView<Demand>, capture: &OutputCapture) -> Probing {
         let suspect = self.facts().connector == Connector::Suspect;
-        if !suspect || self.policy == ProducerChoice::Render {
+        if !suspect {
+            return Probing::No;
+        }
+        if capture.waits_for_proof() {
+            return Probing::Forced;
+        }
+        if self.policy == ProducerChoice::Render {
             return Probing::No;
         }
         if demands.values().any(|demand| *demand != Demand::None) {
@@ -198,7 +208,7 @@ impl Screen {
         armed
     }
 
-    fn next_job(&mut self) -> JobId {
+    pub(super) fn next_job(&mut self) -> JobId {
         let job = JobId(self.next_job);
         self.next_job += 1;
         job
@@ -222,6 +232,9 @@ impl Screen {
         armed: &mut ArmedJobs,
     ) {
         if self.pipeline.may_arm(context.now) != Ok(ArmKind::Normal) {
+            return;
+        }
+        if self.arm_passthrough(context, cursor, armed) {
             return;
         }
         let job = self.next_job();

@@ -29,6 +29,7 @@ use super::{
     scanout::ScanoutBuffer,
     schedule::{plan, Plan},
     slot_contents::SlotContents,
+    targets::Targets,
     PendingFence, Step, StepContext,
 };
 use crate::{
@@ -72,6 +73,11 @@ pub struct Screen {
     pub(super) marked: bool,
     pub(super) cursor: Option<CursorPlane>,
     pub(super) capture_buffers: Option<CaptureBuffers>,
+    /// Whether the connector may write a lone client's own buffer.
+    pub(super) passthrough: bool,
+    pub(super) targets: Targets<Arc<kms::Framebuffer>>,
+    /// Lost jobs with clients' memory, which the connector does not write any more.
+    pub(super) left_behind: Vec<kms::JobId>,
     /// Why no job is possible on this screen, once that was found out.
     pub(super) no_writeback: Option<String>,
     /// Who is to make captured frames, as far as the operator says.
@@ -487,8 +493,11 @@ impl Screen {
             let frame = self.frame_state(&picture);
             match self.pipeline.commit(&frame, None, context.now) {
                 Ok(committed) => {
-                    // Only now it is the job that is to blame.
-                    self.job_refused(error);
+                    // Only now it is the job that is to blame, or the memory that it was to write.
+                    match armed.passed_through.take() {
+                        Some(passed) => self.passthrough_refused(&passed, context.capture),
+                        None => self.job_refused(error),
+                    }
                     armed.carried = None;
                     return self.committed(context, picture, armed, committed, step);
                 }

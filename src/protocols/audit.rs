@@ -1,7 +1,7 @@
 //! Who captured what: one event in the log when a capture begins and one when it ends, whatever ends it.
 
 use crate::{
-    capture::{FrameInfo, Producer, SessionId},
+    capture::{Producer, SessionId},
     policy::{Peer, Sandbox},
 };
 
@@ -51,11 +51,11 @@ impl Audit {
         }
     }
 
-    /// The client was given a picture: `bytes` were copied, or may be read.
-    pub(super) fn frame(&mut self, info: &FrameInfo, bytes: u64) {
+    /// The client was given a picture: `bytes` were copied, written, or may be read.
+    pub(super) fn frame(&mut self, producer: Producer, bytes: u64) {
         self.frames += 1;
         self.bytes += bytes;
-        match info.producer {
+        match producer {
             Producer::Writeback => self.written_back += 1,
             Producer::Render => self.rendered += 1,
         }

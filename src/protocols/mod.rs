@@ -329,6 +329,21 @@ fn deliver_from<D: CaptureHandler>(
                     ext_image_copy_capture::deliver(state, source, delivery);
                 }
             }
+            // Only requests of this protocol name their memory.
+            CaptureEvent::Written {
+                session,
+                request,
+                presented,
+                damage,
+            } => {
+                let written = Written {
+                    session,
+                    request,
+                    presented,
+                    damage,
+                };
+                ext_image_copy_capture::written(state, source, &written);
+            }
             CaptureEvent::Void { session, frame } => {
                 if let CaptureSource::Output(output) = source {
                     wlr_export_dmabuf::void(state, output, session, frame);
@@ -402,6 +417,14 @@ struct Delivery {
     session: crate::capture::SessionId,
     request: crate::capture::RequestId,
     lease: crate::capture::Lease,
+    damage: Vec<crate::geometry::Rect>,
+}
+
+/// One request whose answer is in the client's memory already.
+struct Written {
+    session: crate::capture::SessionId,
+    request: crate::capture::RequestId,
+    presented: Time,
     damage: Vec<crate::geometry::Rect>,
 }
 

@@ -79,6 +79,12 @@ impl CaptureSource {
         }
     }
 
+    /// Whether the display controller may write a client's buffer instead of ours: the picture is the controller's, and as it
+    /// is.
+    pub(super) fn takes_passthrough(&self) -> bool {
+        matches!(self, CaptureSource::Output(_)) && self.transform() == Transform::Normal
+    }
+
     /// Whether clients may bring dma-bufs. Not for the few pixels of a pointer.
     pub(super) fn takes_dmabufs(&self) -> bool {
         !matches!(self, CaptureSource::Cursor(_))

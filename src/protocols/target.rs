@@ -3,11 +3,11 @@
 //! A target is checked against the frames' format in the event loop ([`check`]) and written on a worker thread
 //! ([`open`]). Between the two, and during the copy, the client may do anything with its memory.
 
-use std::{io, slice, time::Duration};
+use std::{io, slice, sync::Arc, time::Duration};
 
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
-    fs::{seek, SeekFrom},
+    fs::{fstat, seek, SeekFrom},
 };
 use smithay::{
     backend::allocator::{
@@ -23,7 +23,10 @@ use smithay::{
 };
 use wayland_server::{protocol::wl_buffer::WlBuffer, Resource};
 
-use crate::capture::{copy::can_convert, CopyError, CopyTarget, FrameFormat, TargetLayout};
+use crate::capture::{
+    copy::can_convert, CopyError, CopyTarget, DirectBuffer, FrameFormat, Target, TargetId,
+    TargetLayout,
+};
 
 /// The one modifier that a CPU copy can write.
 pub(super) const LINEAR: u64 = 0;
@@ -112,6 +115,18 @@ pub(super) fn open(
         buffer: buffer.clone(),
         layout,
     }))
+}
+
+/// The memory behind the buffer, if it is a dma-buf: copies and the display controller must not write it at the same time,
+/// whatever buffers and frames a client makes of it. `passthrough`: the display controller may write it.
+pub(super) fn memory(buffer: &WlBuffer, passthrough: bool) -> Option<Target> {
+    let dmabuf = get_dmabuf(buffer).ok()?;
+    // Each dma-buf has an inode number of its own.
+    let inode = fstat(dmabuf.handles().next()?).ok()?.st_ino;
+    Some(Target {
+        id: TargetId(inode),
+        direct: passthrough.then(|| Arc::new(dmabuf.clone()) as DirectBuffer),
+    })
 }
 
 /// `length`: of the memory that the layout's offset counts in.

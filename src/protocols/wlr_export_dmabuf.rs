@@ -398,7 +398,7 @@ pub(super) fn deliver<D: CaptureHandler>(
             frame.stage = Stage::Ready(lease);
             if let Some(session) = exports.session_mut(output, session) {
                 let bytes = readable_bytes(&info.format);
-                session.audit.frame(&info, bytes.into());
+                session.audit.frame(info.producer, bytes.into());
             }
             let now = state.now();
             if let Some(capture) = state.capture_output(output) {

@@ -162,7 +162,7 @@ fn copies_are_exact_after_random_damage_in_every_format_and_at_every_rhythm() {
 fn copies_into_dmabufs_are_exact_too() {
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default()
-            .with("[capture]\ndmabuf = \"on\"")
+            .with("[capture]\ndmabuf = \"on\"\npassthrough = false")
             .start(guest);
         let mut copiers = [
             Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1),

@@ -37,6 +37,8 @@ mod lock;
 mod mouse;
 mod newer;
 mod pacing;
+mod passthrough;
+mod passthrough_faults;
 mod pause;
 mod pixels;
 mod producer;

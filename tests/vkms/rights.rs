@@ -243,7 +243,7 @@ fn clients_of_the_privileged_socket_have_the_rights_that_others_have_not() {
 }
 
 /// Rewrites the configuration and has vitrine read it.
-fn reload(guest: &Guest, stage: &mut Stage<'_>, access: &str, answer: &str) {
+pub fn reload(guest: &Guest, stage: &mut Stage<'_>, access: &str, answer: &str) {
     let text = format!("{access}\n[[output]]\nconnector = \"*\"\nmode = \"640x480\"\n");
     fs::write(guest.out().join("compositor.toml"), text).unwrap();
     let before = stage.vitrine.log().matches(answer).count();

@@ -81,7 +81,7 @@ fn lease(bytes: Vec<u8>) -> (OutputCapture, Lease) {
     capture.complete(JobId(1), ms(1), ms(1));
     match capture.poll(ms(1)).pop().unwrap() {
         CaptureEvent::Deliver { lease, .. } => (capture, lease),
-        CaptureEvent::Void { .. } => panic!("void"),
+        CaptureEvent::Void { .. } | CaptureEvent::Written { .. } => panic!("no delivery"),
     }
 }
 

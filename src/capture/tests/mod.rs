@@ -9,6 +9,7 @@
 
 mod copy;
 mod damage;
+mod direct;
 mod history;
 mod liveness;
 mod model;

@@ -26,6 +26,9 @@ pub fn paint(picture: &mut Picture, rect: Rect, with: impl Fn(usize, usize) -> u
     }
 }
 
+/// Buffers that clients have, all of them together: some client may name one in two sessions.
+const TARGETS: usize = 3;
+
 #[derive(Debug, Clone)]
 pub enum Op {
     /// A commit with damage of some cells, captured if it may, and whether the kernel takes it.
@@ -41,6 +44,12 @@ pub enum Op {
     Close(usize),
     Kill(u64),
     Request(usize),
+    /// A request that names a client's memory, which the hardware may write or not.
+    RequestInto(usize, u64, bool),
+    /// Whether the hardware may write clients' memory.
+    Allow(bool),
+    /// The hardware is known to have left all overdue jobs behind.
+    Proven,
     Cancel(usize),
     Invalidate(usize),
     Release(usize),
@@ -68,6 +77,10 @@ pub fn op() -> impl Strategy<Value = Op> {
         1 => (0..6usize).prop_map(Op::Close),
         1 => (0..4u64).prop_map(Op::Kill),
         14 => (0..6usize).prop_map(Op::Request),
+        14 => (0..6usize, 0..TARGETS as u64, prop::bool::weighted(0.9))
+            .prop_map(|(at, target, direct)| Op::RequestInto(at, target, direct)),
+        2 => prop::bool::weighted(0.8).prop_map(Op::Allow),
+        2 => Just(Op::Proven),
         1 => (0..6usize).prop_map(Op::Cancel),
         1 => (0..6usize).prop_map(Op::Invalidate),
         8 => (0..8usize).prop_map(Op::Release),
@@ -88,13 +101,31 @@ struct Viewer {
     picture: Picture,
     last: Option<FrameSeq>,
     anew: bool,
+    /// The memory that its waiting request names.
+    target: Option<u64>,
+}
+
+/// A client's buffer.
+#[derive(Debug, Default, Clone, Copy)]
+struct ClientMemory {
+    /// Who wrote it last: a job, or a copy.
+    stamp: u64,
+    /// What it held when the client was told that its frame is ready; until it is named again.
+    handed: Option<u64>,
+}
+
+/// Where a job writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Slot(SlotId),
+    Target(u64, SessionId),
 }
 
 #[derive(Debug)]
 struct Flying {
     job: JobId,
     spare: bool,
-    slot: SlotId,
+    place: Place,
     cursor: CursorInFrame,
     shows: Option<Shows>,
 }
@@ -117,7 +148,12 @@ pub struct World {
     changes: u64,
     next_job: u64,
     flying: Vec<Flying>,
-    overdue: VecDeque<(JobId, SlotId)>,
+    overdue: VecDeque<(JobId, Place)>,
+    targets: [ClientMemory; TARGETS],
+    copies: u64,
+    /// What the hardware wrote into the memory of a session, until the session is told.
+    written: BTreeMap<SessionId, (Shows, u64, JobId)>,
+    pub passed_through: u64,
     /// What each published frame shows, its slot, and the job that wrote it.
     frames: BTreeMap<FrameSeq, (Shows, SlotId, JobId)>,
     viewers: BTreeMap<SessionId, Viewer>,
@@ -144,6 +180,10 @@ impl World {
             next_job: 1,
             flying: Vec::new(),
             overdue: VecDeque::new(),
+            targets: [ClientMemory::default(); TARGETS],
+            copies: 0,
+            written: BTreeMap::new(),
+            passed_through: 0,
             frames: BTreeMap::new(),
             viewers: BTreeMap::new(),
             leases: Vec::new(),
@@ -151,6 +191,7 @@ impl World {
             sampled: Vec::new(),
             delivered: BTreeMap::new(),
         };
+        world.capture.allow_direct(PerView::new(|_| true));
         world.resize(slots);
         world
     }
@@ -181,6 +222,10 @@ impl World {
         let job = JobId(self.next_job);
         self.next_job += 1;
         let now = self.now();
+        let candidate = self.capture.direct_candidate(cursor, now);
+        if let Some(candidate) = candidate.filter(|_| !spare) {
+            return Some(self.arm_direct(job, &candidate, cursor));
+        }
         let slot = match spare {
             true => self.capture.arm_spare(job, Producer::Writeback, now),
             false => self.capture.arm_view(job, Producer::Writeback, cursor, now),
@@ -196,7 +241,7 @@ impl World {
         self.flying.push(Flying {
             job,
             spare,
-            slot,
+            place: Place::Slot(slot),
             cursor,
             shows: None,
         });
@@ -204,11 +249,55 @@ impl World {
         Some(job)
     }
 
+    fn arm_direct(&mut self, job: JobId, candidate: &Candidate, cursor: CursorInFrame) -> JobId {
+        let session = candidate.session();
+        let mut others = self.viewers.iter().filter(|(id, _)| **id != session);
+        assert!(
+            others.all(|(_, viewer)| viewer.waiting.is_empty()),
+            "not alone"
+        );
+        let target = *candidate.buffer.downcast_ref::<u64>().unwrap();
+        assert!(!self.is_written(target), "two jobs write the same memory");
+        assert!(cursor.serves(self.viewers[&session].view));
+        self.capture.arm_direct(job, candidate, cursor);
+        self.flying.push(Flying {
+            job,
+            spare: false,
+            place: Place::Target(target, session),
+            cursor,
+            shows: None,
+        });
+        self.scribble();
+        job
+    }
+
+    fn is_written(&self, target: u64) -> bool {
+        let flying = self.flying.iter().map(|flying| flying.place);
+        let mut places = flying.chain(self.overdue.iter().map(|(_, place)| *place));
+        places.any(|place| matches!(place, Place::Target(have, _) if have == target))
+    }
+
+    /// A session was told that its frame is in the memory that it named, written by `stamp`.
+    fn hand_over(&mut self, session: SessionId, target: u64, stamp: u64) {
+        self.viewers.get_mut(&session).unwrap().target = None;
+        let named_again = self
+            .viewers
+            .values()
+            .any(|viewer| viewer.target == Some(target));
+        self.targets[target as usize] = ClientMemory {
+            stamp,
+            handed: (!named_again).then_some(stamp),
+        };
+    }
+
     /// All that may be written is written: jobs in flight and overdue ones.
     fn scribble(&mut self) {
-        let flying = self.flying.iter().map(|flying| (flying.job, flying.slot));
-        for (job, slot) in flying.chain(self.overdue.iter().copied()) {
-            self.memory[&slot].stamp.store(job.0, Ordering::Relaxed);
+        let flying = self.flying.iter().map(|flying| (flying.job, flying.place));
+        for (job, place) in flying.chain(self.overdue.iter().copied()) {
+            match place {
+                Place::Slot(slot) => self.memory[&slot].stamp.store(job.0, Ordering::Relaxed),
+                Place::Target(target, _) => self.targets[target as usize].stamp = job.0,
+            }
         }
     }
 
@@ -277,11 +366,25 @@ impl World {
                 assert!(
                     !newest.is_empty()
                         && newest.iter().all(|frame| {
-                            frame.slot == flying.slot && frame.cursor == flying.cursor
+                            Place::Slot(frame.slot) == flying.place && frame.cursor == flying.cursor
                         })
                 );
+                let Place::Slot(slot) = flying.place else {
+                    panic!("a client's memory was published");
+                };
                 self.frames
-                    .insert(seq, (flying.shows.unwrap(), flying.slot, flying.job));
+                    .insert(seq, (flying.shows.unwrap(), slot, flying.job));
+            }
+            Completion::Written(seq) => {
+                let Place::Target(target, session) = flying.place else {
+                    panic!("a slot is no client's memory");
+                };
+                // In the other view there may be a later picture that was complete before.
+                let view = self.viewers[&session].view;
+                assert!(self.capture.newest(view).is_none(), "older than {seq}");
+                assert_eq!(self.targets[target as usize].stamp, flying.job.0);
+                let answer = (flying.shows.unwrap(), target, flying.job);
+                assert!(self.written.insert(session, answer).is_none());
             }
             Completion::Discarded => {}
             Completion::Unknown => panic!("job in flight is unknown"),
@@ -308,6 +411,7 @@ impl World {
                 picture: [[u64::MAX; CELLS]; CELLS],
                 last: None,
                 anew: true,
+                target: None,
             },
         );
         session
@@ -315,6 +419,10 @@ impl World {
 
     pub fn open_export(&mut self, client: u64) -> SessionId {
         self.open(client, true, View::WithCursor)
+    }
+
+    pub fn open_copy(&mut self, client: u64) -> SessionId {
+        self.open(client, false, View::WithCursor)
     }
 
     pub fn open_bare_export(&mut self, client: u64) -> SessionId {
@@ -330,6 +438,27 @@ impl World {
         let viewer = self.viewers.get_mut(&session).unwrap();
         match self.capture.request(session, now) {
             Ok(request) => assert!(viewer.waiting.insert(request)),
+            Err(RequestError::TooMany) => assert!(!viewer.waiting.is_empty()),
+            Err(RequestError::UnknownSession) => panic!("session is lost"),
+        }
+    }
+
+    pub fn request_into(&mut self, session: SessionId, target: u64, direct: bool) {
+        let now = self.now();
+        let viewer = self.viewers.get_mut(&session).unwrap();
+        if viewer.export {
+            return;
+        }
+        let named = Target {
+            id: TargetId(target),
+            direct: direct.then(|| Arc::new(target) as DirectBuffer),
+        };
+        match self.capture.request_into(session, Some(named), now) {
+            Ok(request) => {
+                assert!(viewer.waiting.insert(request));
+                viewer.target = Some(target);
+                self.targets[target as usize].handed = None;
+            }
             Err(RequestError::TooMany) => assert!(!viewer.waiting.is_empty()),
             Err(RequestError::UnknownSession) => panic!("session is lost"),
         }
@@ -377,7 +506,7 @@ impl World {
             Op::Overdue(at) if at < self.flying.len() => {
                 let flying = self.flying.remove(at);
                 self.capture.overdue(flying.job);
-                self.overdue.push_back((flying.job, flying.slot));
+                self.overdue.push_back((flying.job, flying.place));
             }
             Op::LateFence(at) if at < self.overdue.len() => {
                 let (job, _) = self.overdue.remove(at).unwrap();
@@ -410,8 +539,23 @@ impl World {
                     self.request(session);
                 }
             }
+            Op::RequestInto(at, target, direct) => {
+                if let Some(session) = self.session(at) {
+                    self.request_into(session, target, direct);
+                }
+            }
+            Op::Allow(allowed) => self.capture.allow_direct(PerView::new(|_| allowed)),
+            Op::Proven => {
+                self.overdue
+                    .retain(|(_, place)| matches!(place, Place::Slot(_)));
+                drop(self.capture.release_targets(None));
+            }
             Op::Cancel(at) => {
                 let session = self.session(at);
+                let viewer = session.and_then(|session| self.viewers.get_mut(&session));
+                if let Some(viewer) = viewer.filter(|viewer| viewer.waiting.len() == 1) {
+                    viewer.target = None;
+                }
                 let viewer = session.and_then(|session| self.viewers.get_mut(&session));
                 if let Some(request) = viewer.and_then(|viewer| viewer.waiting.pop_first()) {
                     self.capture.cancel(request);
@@ -456,6 +600,25 @@ impl World {
                 } => {
                     self.check_delivery(session, request, &lease, &damage);
                     self.leases.push(lease);
+                    if let Some(target) = self.viewers[&session].target {
+                        assert!(!self.is_written(target), "copied where the hardware writes");
+                        self.copies += 1;
+                        self.hand_over(session, target, u64::MAX - self.copies);
+                    }
+                }
+                CaptureEvent::Written {
+                    session,
+                    request,
+                    damage,
+                    ..
+                } => {
+                    let (shows, target, job) = self.written.remove(&session).unwrap();
+                    // The session was closed between the fence and this turn: nobody is told.
+                    if self.viewers.contains_key(&session) {
+                        self.check_written(session, request, &shows, &damage);
+                        self.hand_over(session, target, job.0);
+                        self.passed_through += 1;
+                    }
                 }
                 CaptureEvent::Void { session, frame } => {
                     assert!(!self.voids.contains(&(session, frame)), "asked twice");
@@ -517,8 +680,42 @@ impl World {
         *self.delivered.entry(session).or_default() += 1;
     }
 
+    fn check_written(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        shows: &Shows,
+        damage: &[Rect],
+    ) {
+        let viewer = self.viewers.get_mut(&session).unwrap();
+        assert!(
+            viewer.waiting.remove(&request),
+            "answered what was not asked"
+        );
+        let shows = shows.get(viewer.view);
+        assert!(!damage.is_empty(), "a picture of nothing new");
+        if viewer.anew {
+            assert_eq!(damage, [format().full()]);
+        }
+        for rect in damage {
+            paint(&mut viewer.picture, *rect, |x, y| shows[y][x]);
+        }
+        assert_eq!(
+            viewer.picture, *shows,
+            "the damage does not cover what changed"
+        );
+        viewer.anew = false;
+        *self.delivered.entry(session).or_default() += 1;
+    }
+
     fn verify(&self) {
         assert_eq!(self.capture.verify_invariants(), Ok(()));
+        for memory in &self.targets {
+            assert!(
+                memory.handed.is_none_or(|stamp| stamp == memory.stamp),
+                "a client's memory was written after it was told that its frame is ready"
+            );
+        }
         let mut held: BTreeMap<ClientId, BTreeSet<FrameSeq>> = BTreeMap::new();
         let mut slots = BTreeSet::new();
         for lease in &self.leases {

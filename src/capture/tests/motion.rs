@@ -23,7 +23,7 @@ fn refresh(capture: &mut OutputCapture, job: u64, now: Time) -> Vec<Vec<Rect>> {
     capture.complete(JobId(job), now, now);
     let delivered = capture.poll(now).into_iter().map(|event| match event {
         CaptureEvent::Deliver { damage, .. } => damage,
-        CaptureEvent::Void { .. } => panic!("nobody holds anything"),
+        CaptureEvent::Void { .. } | CaptureEvent::Written { .. } => panic!("nobody holds anything"),
     });
     delivered.collect()
 }

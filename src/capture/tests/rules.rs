@@ -37,7 +37,7 @@ pub fn deliveries(events: &[CaptureEvent]) -> Vec<(SessionId, FrameSeq, Vec<Rect
             damage,
             ..
         } => Some((*session, lease.frame().seq, damage.clone())),
-        CaptureEvent::Void { .. } => None,
+        CaptureEvent::Void { .. } | CaptureEvent::Written { .. } => None,
     });
     deliveries.collect()
 }
@@ -402,10 +402,10 @@ fn a_session_that_looks_at_an_area_waits_for_damage_there() {
 fn a_fresh_request_is_answered_by_a_newer_frame_without_damage() {
     let mut capture = output();
     let session = capture.open_session(ClientId(1), COPY);
-    capture.request_fresh(session, ms(1)).unwrap();
+    capture.request_fresh(session, None, ms(1)).unwrap();
     let first = capture_commit(&mut capture, 1, &[], 1);
     assert_eq!(deliveries(&capture.poll(ms(1)))[0].1, first);
-    capture.request_fresh(session, ms(2)).unwrap();
+    capture.request_fresh(session, None, ms(2)).unwrap();
     assert!(capture.poll(ms(2)).is_empty(), "the same frame twice");
     assert_eq!(capture.demand(ms(2)), Demand::Now);
     capture.arm(JobId(2), Producer::Writeback, ms(2)).unwrap();

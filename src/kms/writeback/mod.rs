@@ -426,6 +426,14 @@ impl Writeback {
         }
     }
 
+    /// The fence of a lost job is not worth waiting for: the connector has been proven since. Returns whether it was
+    /// waited for.
+    pub fn forget_lost(&mut self, job: JobId) -> bool {
+        let before = self.orphans.len();
+        self.orphans.retain(|(orphan, _)| *orphan != job);
+        self.orphans.len() < before
+    }
+
     /// When [`Writeback::tick`] or a refused [`Writeback::may_arm`] or [`Writeback::may_commit`] is to be asked again,
     /// even if nothing happens before.
     pub fn next_deadline(&self, now: Time) -> Option<Time> {

@@ -94,6 +94,24 @@ fn a_late_fence_holds_the_display_one_refresh_and_no_longer() {
     );
 }
 
+#[test]
+fn a_lost_job_that_is_not_waited_for_any_more_is_unknown_and_taints_nothing() {
+    let mut writeback = machine();
+    arm(&mut writeback, 1, at(0));
+    let watchdog = writeback.config().watchdog;
+    let lost = at(0) + watchdog;
+    assert!(writeback.tick(lost).contains(&Action::Quarantine(JobId(1))));
+    assert!(writeback.forget_lost(JobId(1)));
+    assert!(!writeback.forget_lost(JobId(1)));
+    let later = lost + Duration::from_secs(1);
+    arm(&mut writeback, 2, later);
+    let late = good(&mut writeback, 1, later);
+    assert_eq!(late, Some(Verdict::Discard(JobId(1), Why::Unknown)));
+    let probe = good(&mut writeback, 2, later);
+    assert_eq!(probe, Some(Verdict::Probe(JobId(2))));
+    assert!(!writeback.forget_lost(JobId(2)));
+}
+
 /// One job that comes `late` after its flip, with a commit as soon as the pacing allows. Gives how long that one waited.
 fn slow_job(writeback: &mut Writeback, job: u64, now: Time, late: Duration) -> (Duration, bool) {
     arm(writeback, job, now);

@@ -10,6 +10,7 @@ use wayland_server::{protocol::wl_buffer::WlBuffer, Client, Resource};
 use crate::{
     capture::{
         CopyError, CopyJob, CopyReport, DamageSet, FrameFormat, FrameInfo, Lease, RequestId,
+        SessionId,
     },
     geometry::Rect,
     protocols::{source::CaptureSource, split_time, target, CaptureHandler, Delivery, LoopTask},
@@ -19,7 +20,7 @@ use crate::{
 use super::{
     cursor,
     session::{self, CopySource},
-    Frame, FrameKey, SessionKey,
+    CopyCaptures, Frame, FrameKey, SessionKey,
 };
 
 /// So often one frame object is tried again after trouble that is not the client's: a portal in the field ends its cast
@@ -79,6 +80,17 @@ impl CopyFrame {
 
     pub(super) fn client(&self) -> Option<Client> {
         self.object.client()
+    }
+
+    /// The buffer, if the client still has it.
+    pub(super) fn buffer(&self) -> Option<&WlBuffer> {
+        self.buffer.as_ref().filter(|buffer| buffer.is_alive())
+    }
+
+    /// The picture is in the client's buffer.
+    pub(super) fn ready(&mut self, source: Option<&CopySource>, presented: Time, damage: &[Rect]) {
+        self.stage = Stage::Over;
+        send_ready(&self.object, source, presented, damage);
     }
 
     fn fail(&mut self, reason: FailureReason) {
@@ -165,7 +177,7 @@ fn preparing<'a, D: CaptureHandler>(
     Some(frame)
 }
 
-fn source_of<D: CaptureHandler>(state: &mut D, key: SessionKey) -> Option<CopySource> {
+pub(super) fn source_of<D: CaptureHandler>(state: &mut D, key: SessionKey) -> Option<CopySource> {
     state
         .capture_protocols()
         .copy
@@ -191,7 +203,7 @@ fn fail<D: CaptureHandler>(state: &mut D, key: FrameKey, reason: FailureReason) 
 
 /// The buffer is not what the constraints say. The session is answered at once next time: a client that only had the
 /// old size must not wait for the next change on the screen.
-fn refuse_buffer<D: CaptureHandler>(
+pub(super) fn refuse_buffer<D: CaptureHandler>(
     state: &mut D,
     key: FrameKey,
     source: &CopySource,
@@ -211,8 +223,12 @@ fn start_anew<D: CaptureHandler>(state: &mut D, source: &CopySource) {
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource) {
     let now = state.now();
+    let frame = state.capture_protocols().copy.frame_mut(key);
+    let target = frame
+        .and_then(|frame| frame.buffer.as_ref())
+        .and_then(|buffer| target::memory(buffer, source.of.takes_passthrough()));
     let requested = match source.of.capture(state) {
-        Some(capture) => capture.request(source.id, now),
+        Some(capture) => capture.request_into(source.id, target, now),
         None => return fail(state, key, FailureReason::Stopped),
     };
     match requested {
@@ -245,20 +261,9 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
         damage,
     } = delivery;
     let copy = &mut state.capture_protocols().copy;
-    let key = copy.find(of, session);
-    let frame = key.and_then(|key| {
-        let frame = copy.sessions.get_mut(&key)?.frame.as_mut()?;
-        if frame.stage != Stage::Waiting(request) {
-            return None;
-        }
-        frame.stage = Stage::Copying;
-        Some(FrameKey {
-            session: key,
-            number: frame.number,
-        })
-    });
-    match frame {
-        Some(key) => {
+    match waiting_for(copy, of, session, request) {
+        Some((key, frame)) => {
+            frame.stage = Stage::Copying;
             let hotspot = cursor::newest_hotspot(state, of);
             let ready = ReadyCopy {
                 key,
@@ -276,6 +281,19 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
             }
         }
     }
+}
+
+/// The frame that waits for the answer to this request.
+pub(super) fn waiting_for<'a>(
+    copy: &'a mut CopyCaptures,
+    of: &CaptureSource,
+    session: SessionId,
+    request: RequestId,
+) -> Option<(FrameKey, &'a mut CopyFrame)> {
+    let session = copy.find(of, session)?;
+    let frame = copy.sessions.get_mut(&session)?.frame.as_mut()?;
+    let number = frame.number;
+    (frame.stage == Stage::Waiting(request)).then_some((FrameKey { session, number }, frame))
 }
 
 /// Gives a copy to the workers, or puts it off.
@@ -358,10 +376,9 @@ fn finish_copy<D: CaptureHandler>(
             .filter(|frame| frame.number == key.number && frame.stage == Stage::Copying);
         match (frame, result) {
             (Some(frame), Ok(report)) => {
-                frame.stage = Stage::Over;
-                send_ready(&frame.object, source.as_ref(), info, damage);
+                frame.ready(source.as_ref(), info.presented, damage);
                 if let Some(audit) = &mut session.audit {
-                    audit.frame(info, report.bytes);
+                    audit.frame(info.producer, report.bytes);
                 }
                 if let Some(source) = source {
                     if let Some(capture) = source.of.capture(state) {
@@ -405,7 +422,7 @@ fn drain_backlog<D: CaptureHandler>(state: &mut D) {
     }
 }
 
-fn send_ready(object: &Frame, source: Option<&CopySource>, info: &FrameInfo, damage: &[Rect]) {
+fn send_ready(object: &Frame, source: Option<&CopySource>, presented: Time, damage: &[Rect]) {
     let transform = source
         .map(|source| source.of.transform())
         .unwrap_or_default();
@@ -413,7 +430,7 @@ fn send_ready(object: &Frame, source: Option<&CopySource>, info: &FrameInfo, dam
     for rect in damage {
         object.damage(rect.loc.x, rect.loc.y, rect.size.w, rect.size.h);
     }
-    let (high, low, nanoseconds) = split_time(info.presented);
+    let (high, low, nanoseconds) = split_time(presented);
     object.presentation_time(high, low, nanoseconds);
     object.ready();
 }

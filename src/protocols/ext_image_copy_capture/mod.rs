@@ -1,12 +1,13 @@
 //! ext-image-copy-capture-v1: frames of an output, copied into buffers of the client.
 //!
 //! This file takes the requests apart. `session` keeps sessions and their constraints, `frame` follows a frame from
-//! `create_frame` to `ready` or `failed`. All state lives in `CopyCaptures`; the Wayland objects carry only keys, so
-//! that any object may be destroyed at any moment, a copy under way included.
+//! `create_frame` to `ready` or `failed`, `written` ends those that the hardware wrote. All state lives in `CopyCaptures`;
+//! the Wayland objects carry only keys, so that any object may be destroyed at any moment, a copy under way included.
 
 mod cursor;
 mod frame;
 mod session;
+mod written;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -35,6 +36,7 @@ pub(super) use self::{
     cursor::{cursor_changed, output_gone as cursor_output_gone, poll as poll_cursor},
     frame::{deliver, forget_pictures},
     session::{rights_changed, source_changed, source_gone},
+    written::written,
 };
 
 pub use ext_image_copy_capture_cursor_session_v1::ExtImageCopyCaptureCursorSessionV1 as CursorSession;

@@ -327,11 +327,13 @@ fn fits(buffer: &WlBuffer, told: &Told) -> Result<(), Refusal> {
 /// Asks capture/ for a picture.
 fn request<D: CaptureHandler>(state: &mut D, key: ScreencopyKey, subject: &Subject, work: Work) {
     let now = state.now();
+    // Named so that a job of the same client's does not write it at the same time.
+    let target = target::memory(&work.copy.buffer, false);
     let requested = state.capture_output(&subject.output).map(|capture| {
         if work.copy.wait_for_damage {
-            capture.request(work.session, now)
+            capture.request_into(work.session, target, now)
         } else {
-            capture.request_fresh(work.session, now)
+            capture.request_fresh(work.session, target, now)
         }
     });
     let session = work.session;

@@ -152,7 +152,7 @@ pub(super) fn count<D: CaptureHandler>(
     bytes: u64,
 ) {
     if let Some(session) = find(state, subject, id) {
-        session.audit.frame(info, bytes);
+        session.audit.frame(info.producer, bytes);
     }
 }
 
