@@ -65,7 +65,7 @@ use crate::{
     kms::JobId,
     output::Copier,
     policy::{Origin, Privilege},
-    protocols::{xdg_output::XdgOutputs, CaptureProtocols, LoopTask},
+    protocols::{xdg_output::XdgOutputs, CaptureProtocols, LoopSender, LoopTask},
     render::Renderer,
     shell::Shell,
     time::Time,
@@ -119,7 +119,7 @@ pub struct Vitrine {
     copy_pool: CopyPool,
     /// Fills slots for the render producer.
     copier: Copier,
-    tasks: channel::Sender<LoopTask<Vitrine>>,
+    tasks: LoopSender<Vitrine>,
     dmabuf_global: Option<DmabufGlobal>,
     input: Input,
     libinput: Option<smithay::reexports::input::Libinput>,
@@ -132,6 +132,8 @@ pub struct Vitrine {
     buffers_died: bool,
     /// A lease was dropped in this turn.
     released: Arc<AtomicBool>,
+    /// A worker dropped a lease, and the loop has not heard of it yet.
+    woken: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
     /// The control socket, and what is written in the background.
@@ -200,6 +202,7 @@ impl Vitrine {
         >(&display_handle, filter.clone()));
         let capture_protocols = CaptureProtocols::new::<Vitrine>(&display_handle, filter);
         let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
+        let tasks = Arc::new(tasks);
         insert_tasks(&event_loop, task_source)?;
         insert_display(&event_loop, display)?;
         let results = tasks.clone();
@@ -235,6 +238,7 @@ impl Vitrine {
             turn: Cell::default(),
             buffers_died: false,
             released: Arc::default(),
+            woken: Arc::default(),
             fences: HashMap::new(),
             control: control::Control::default(),
             config,

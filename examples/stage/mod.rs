@@ -6,6 +6,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -82,7 +83,13 @@ impl Stage {
         if !app.is_empty() {
             command.arg("--").args(app);
         }
-        let mut vitrine = guest.spawn("vitrine", command);
+        // A second one has a log of its own.
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let name = match STARTED.fetch_add(1, Ordering::Relaxed) {
+            0 => "vitrine".to_owned(),
+            more => format!("vitrine-{}", more + 1),
+        };
+        let mut vitrine = guest.spawn(&name, command);
         env::set_var("WAYLAND_DISPLAY", SOCKET);
         let patience = SECOND * 30;
         let client = Client::connect_when_ready(SOCKET, patience).or_else(|error| {

@@ -170,6 +170,7 @@ impl Vitrine {
     pub(super) fn waker(&self) -> Arc<dyn Fn() + Send + Sync> {
         let tasks = self.tasks.clone();
         let released = self.released.clone();
+        let woken = self.woken.clone();
         let event_loop = std::thread::current().id();
         Arc::new(move || {
             // after_turn looks at all captures anyway: no need to wake ourselves up.
@@ -177,8 +178,13 @@ impl Vitrine {
                 released.store(true, Ordering::Relaxed);
                 return;
             }
+            // Once is enough for all that happens until the loop comes to it.
+            if woken.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let heard = |state: &mut Vitrine| state.woken.store(false, Ordering::Release);
             // The loop is gone only at exit; nobody waits for a slot then.
-            let _ = tasks.send(Box::new(|_: &mut Vitrine| {}));
+            let _ = tasks.send(Box::new(heard));
         })
     }
 

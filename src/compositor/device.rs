@@ -52,6 +52,7 @@ pub struct Backend {
     gbm: GbmDevice<DrmDeviceFd>,
     node: PathBuf,
     dev_id: libc::dev_t,
+    render_node: Option<DrmNode>,
     /// False while another session has the seat.
     active: bool,
 }
@@ -89,9 +90,14 @@ impl Backend {
 
     /// The render node that clients may allocate on; none on display-only devices as vkms.
     pub fn render_node(&self) -> Option<DrmNode> {
-        let primary = DrmNode::from_dev_id(self.dev_id).ok()?;
-        primary.node_with_type(NodeType::Render)?.ok()
+        self.render_node
     }
+}
+
+/// Reads directories of /sys: not for every frame.
+fn find_render_node(dev_id: libc::dev_t) -> Option<DrmNode> {
+    let primary = DrmNode::from_dev_id(dev_id).ok()?;
+    primary.node_with_type(NodeType::Render)?.ok()
 }
 
 /// An output's Wayland global, kept with the output.
@@ -118,6 +124,7 @@ impl Vitrine {
             gbm,
             node,
             dev_id,
+            render_node: find_render_node(dev_id),
             active: true,
         };
         self.choose_renderer(&backend)?;

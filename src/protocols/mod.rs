@@ -53,8 +53,8 @@ pub use surface_guard::GuardedSurfaces;
 /// Something to be run by the event loop with the compositor's state.
 pub type LoopTask<D> = Box<dyn FnOnce(&mut D) + Send>;
 
-/// The way from a worker thread into the event loop.
-pub type LoopSender<D> = calloop::channel::Sender<LoopTask<D>>;
+/// The way from a worker thread into the event loop. Shared: calloop's sender wakes the loop when it is dropped, too.
+pub type LoopSender<D> = Arc<calloop::channel::Sender<LoopTask<D>>>;
 
 /// What the compositor's state gives to this room.
 pub trait CaptureHandler: Sized + 'static {

@@ -264,7 +264,7 @@ impl Server {
             screens: Vec::new(),
             pool: CopyPool::new(2).unwrap(),
             protocols: CaptureProtocols::new::<State>(&handle, allowed),
-            sender,
+            sender: Arc::new(sender),
             dmabuf_device,
             cursor: None,
             toplevels: ForeignToplevelListState::new_with_filter::<State>(&handle, allowed),
