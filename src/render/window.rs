@@ -8,7 +8,7 @@ use smithay::{
             element::AsRenderElements,
             gles::{GlesRenderer, GlesTexture},
             pixman::PixmanRenderer,
-            Bind, ExportMem, ImportAll, ImportMem, Offscreen, Texture, TextureMapping,
+            Bind, ExportMem, ImportAll, ImportMem, Offscreen, Texture,
         },
     },
     desktop::Window,
@@ -204,18 +204,15 @@ where
         .copy_framebuffer(&framebuffer, whole, fourcc)
         .map_err(failed)?;
     let (width, height) = (mapping.width() as usize, mapping.height() as usize);
-    let flipped = mapping.flipped();
     let bytes = renderer.map_texture(&mapping).map_err(failed)?;
     let stride = bytes.len().checked_div(height).unwrap_or(0);
     let row = width.saturating_mul(4);
     pixels.clear();
-    let rows = bytes
-        .chunks_exact(stride.max(1))
-        .filter_map(|bytes| bytes.get(..row));
-    if flipped {
-        rows.rev().for_each(|row| pixels.extend_from_slice(row));
-    } else {
-        rows.for_each(|row| pixels.extend_from_slice(row));
+    // The first line is the upper one with both renderers. That a GL mapping says that it is flipped means just that: GL counts
+    // from below, and Smithay has drawn the picture the other way up.
+    let rows = bytes.chunks_exact(stride.max(1));
+    for row in rows.filter_map(|bytes| bytes.get(..row)) {
+        pixels.extend_from_slice(row);
     }
     Ok(())
 }

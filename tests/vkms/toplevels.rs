@@ -108,10 +108,15 @@ pub fn source(client: &mut Client, listed: &Listed, app_id: &str) -> ExtImageCap
     sources.create_source(handle, &client.qh, ())
 }
 
-#[test]
-fn a_covered_window_is_captured_and_stops_when_it_closes() {
-    machine::boot(Machine::default(), |guest| {
-        let stage = Setup::default().start(guest);
+/// Where the tested machine draws.
+fn covered_window(renderer: &str, machine: Machine) {
+    machine::boot(machine, |guest| {
+        let stage = Setup::default()
+            .with(&format!("renderer = \"{renderer}\""))
+            .start(guest);
+        let wanted = format!("renderer=\"{renderer}\"");
+        let log = stage.vitrine.log();
+        assert!(log.contains(&wanted), "not drawn by {renderer}: {log}");
         let window = |app_id: &str| PainterOptions {
             app_id: app_id.to_owned(),
             ..Default::default()
@@ -146,4 +151,15 @@ fn a_covered_window_is_captured_and_stops_when_it_closes() {
         assert!(is_open("above"));
         stage.finish("Virtual-1");
     });
+}
+
+#[test]
+fn a_covered_window_is_captured_and_stops_when_it_closes() {
+    covered_window("pixman", Machine::default());
+}
+
+#[test]
+fn gles_captures_a_covered_window_too() {
+    let machine = Machine::default().memory_mib(2048);
+    covered_window("gles", machine.timeout(SECOND * 180));
 }
