@@ -128,8 +128,8 @@ impl Vitrine {
             active: true,
         };
         self.choose_renderer(&backend)?;
-        // Mesa's software EGL on a display-only device takes a foreign dma-buf and then dies drawing it, as it cannot map
-        // it. pixman maps it itself.
+        // The software EGL of Mesa 22.3 on a display-only device takes a foreign dma-buf and then dies drawing it, as it cannot
+        // map it (26.1 can). pixman maps it itself.
         let node = backend.render_node();
         if node.is_some() || matches!(self.renderer, Renderer::Pixman(_)) {
             self.announce_dmabuf(Some(node.map_or(dev_id, |node| node.dev_id())));

@@ -18,7 +18,7 @@ use crate::{
     clients::{
         connect::State,
         copy_capture::{picture_of, CopySession},
-        Client, MemoryKind, PainterOptions,
+        Client, MemoryKind, PainterOptions, Rect,
     },
     machine::{self, Machine, SECOND},
     screen,
@@ -108,7 +108,6 @@ pub fn source(client: &mut Client, listed: &Listed, app_id: &str) -> ExtImageCap
     sources.create_source(handle, &client.qh, ())
 }
 
-/// Where the tested machine draws.
 fn covered_window(renderer: &str, machine: Machine) {
     machine::boot(machine, |guest| {
         let stage = Setup::default()
@@ -140,6 +139,14 @@ fn covered_window(renderer: &str, machine: Machine) {
         below.paint(&mut below_client, 33).unwrap();
         session.capture(&mut watcher, &buffer, &[]).unwrap().frame();
         picture_of(&buffer).assert_same(&below.expected(), "the window below, drawn again");
+
+        // Only a part is drawn anew, near the upper edge and unlike its mirror image.
+        for n in 34..37 {
+            let part = Rect::new(10 * (n as i32 - 30), 20, 64, 33);
+            below.paint_part(&mut below_client, n, part).unwrap();
+            session.capture(&mut watcher, &buffer, &[]).unwrap().frame();
+            picture_of(&buffer).assert_same(&below.expected(), &format!("{part:?} of it"));
+        }
         screen::picture(&mut watcher).assert_same(&above.expected(), "the screen");
 
         drop((below, below_client));
