@@ -64,8 +64,11 @@ impl Vitrine {
         }
         let mut handle = self.display.backend_handle();
         let mut clients = Vec::new();
-        handle.with_all_clients(|client| clients.push(client));
-        clients.retain(|client| !patient.contains(client));
+        handle.with_all_clients(|client| {
+            if !patient.contains(&client) {
+                clients.push(client);
+            }
+        });
         let mut behind = false;
         for client in clients {
             // Any other error means that the client is gone, which its end of the connection reports.

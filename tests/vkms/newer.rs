@@ -153,7 +153,17 @@ fn wayvnc_shows_its_viewer_the_screen_and_each_change() {
 }
 
 /// One output on another: the mirror is an application on the second one, and shows what the first one shows.
-fn mirrors(tree: &Path, guest: &Guest, backend: &str, protocol: &str) {
+fn mirrors(backend: &'static str, protocol: &'static str) {
+    let Some(tree) = tree("wl-mirror") else {
+        return;
+    };
+    let machine = Machine::default()
+        .output(Output::new())
+        .output(Output::new());
+    machine::boot(machine, |guest| mirrors_in(&tree, guest, backend, protocol));
+}
+
+fn mirrors_in(tree: &Path, guest: &Guest, backend: &str, protocol: &str) {
     let programs = Programs::mount(tree);
     let stage = Setup::default().start(guest);
     let mut client = stage.client();
@@ -194,41 +204,17 @@ fn mirrors(tree: &Path, guest: &Guest, backend: &str, protocol: &str) {
 
 #[test]
 fn wl_mirror_shows_one_output_on_another_by_ext_image_copy_capture() {
-    let Some(tree) = tree("wl-mirror") else {
-        return;
-    };
-    let machine = Machine::default()
-        .output(Output::new())
-        .output(Output::new());
-    machine::boot(machine, |guest| {
-        mirrors(&tree, guest, "extcopy-shm", "ext-image-copy-capture");
-    });
+    mirrors("extcopy-shm", "ext-image-copy-capture");
 }
 
 #[test]
 fn wl_mirror_shows_one_output_on_another_by_screencopy() {
-    let Some(tree) = tree("wl-mirror") else {
-        return;
-    };
-    let machine = Machine::default()
-        .output(Output::new())
-        .output(Output::new());
-    machine::boot(machine, |guest| {
-        mirrors(&tree, guest, "screencopy-shm", "wlr-screencopy");
-    });
+    mirrors("screencopy-shm", "wlr-screencopy");
 }
 
 #[test]
 fn wl_mirror_shows_one_output_on_another_by_export_dmabuf() {
-    let Some(tree) = tree("wl-mirror") else {
-        return;
-    };
-    let machine = Machine::default()
-        .output(Output::new())
-        .output(Output::new());
-    machine::boot(machine, |guest| {
-        mirrors(&tree, guest, "export-dmabuf", "wlr-export-dmabuf");
-    });
+    mirrors("export-dmabuf", "wlr-export-dmabuf");
 }
 
 /// A desktop's screen sharing: a session bus, PipeWire, and the portal's part for compositors like this one.
