@@ -15,6 +15,7 @@ mod frames;
 mod handlers;
 mod input;
 mod leases;
+mod listening;
 mod lock;
 mod peer;
 mod seat;
@@ -37,10 +38,7 @@ use smithay::{
     input::{pointer::CursorImageStatus, Seat, SeatState},
     output::Output,
     reexports::{
-        calloop::{
-            channel, generic::Generic, Interest, LoopHandle, LoopSignal, Mode, PostAction,
-            RegistrationToken,
-        },
+        calloop::{channel, LoopHandle, LoopSignal, RegistrationToken},
         wayland_server::{BindError, Display, DisplayHandle},
     },
     wayland::{
@@ -126,6 +124,7 @@ pub struct Vitrine {
     /// The next deadline of all screens and captures.
     alarm: Option<(Time, RegistrationToken)>,
     flushing: flush::Flushing,
+    listening: listening::Listening,
     /// When this turn of the event loop first asked for the time.
     turn: Cell<Option<Time>>,
     /// A client's buffer was destroyed in this turn.
@@ -204,7 +203,7 @@ impl Vitrine {
         let (tasks, task_source) = channel::channel::<LoopTask<Vitrine>>();
         let tasks = Arc::new(tasks);
         insert_tasks(&event_loop, task_source)?;
-        insert_display(&event_loop, display)?;
+        let listening = listening::Listening::new(&event_loop, display)?;
         let results = tasks.clone();
         let copier = Copier::new(move |filled| {
             // The loop is gone only at exit; nobody waits for a frame then.
@@ -235,6 +234,7 @@ impl Vitrine {
             libinput: None,
             alarm: None,
             flushing: flush::Flushing::default(),
+            listening,
             turn: Cell::default(),
             buffers_died: false,
             released: Arc::default(),
@@ -265,6 +265,7 @@ impl Vitrine {
 
     /// Housekeeping after each turn of the event loop: places, focus, what is due, and the clients' events.
     pub fn after_turn(&mut self) {
+        self.hear_resting_clients();
         self.shell.refresh();
         self.update_focus();
         surfaces_changed(self);
@@ -331,23 +332,5 @@ fn insert_tasks(
             }
         })
         .map_err(|error| anyhow::anyhow!("cannot watch the workers' results: {error}"))?;
-    Ok(())
-}
-
-fn insert_display(
-    event_loop: &LoopHandle<'static, Vitrine>,
-    display: Display<Vitrine>,
-) -> anyhow::Result<()> {
-    let source = Generic::new(display, Interest::READ, Mode::Level);
-    event_loop
-        .insert_source(source, |_, display, state| {
-            // SAFETY: the display is only borrowed for the dispatch and is never dropped or replaced here.
-            let display = unsafe { display.get_mut() };
-            if let Err(error) = display.dispatch_clients(state) {
-                tracing::warn!(target: "vitrine::compositor", %error, "dispatching clients failed");
-            }
-            Ok(PostAction::Continue)
-        })
-        .map_err(|error| anyhow::anyhow!("cannot watch the Wayland display: {error}"))?;
     Ok(())
 }

@@ -211,6 +211,11 @@ impl OutputCapture {
         }
     }
 
+    /// How often clients were told that a frame is ready.
+    pub fn told(&self) -> u64 {
+        self.stats.ready.count()
+    }
+
     /// The client of this session was told that a frame, presented then, is ready. Only counts.
     pub fn record_ready(&mut self, session: SessionId, presented: Time, now: Time) {
         let latency = now.saturating_since(presented);

@@ -123,16 +123,14 @@ impl Vitrine {
             pid = peer.pid, uid = peer.uid, executable = ?peer.executable, origin = ?peer.origin, capture, session_lock,
             "client accepted"
         );
-        let data = Arc::new(ClientState::new(peer));
+        let data = Arc::new(ClientState::new(peer, self.listening.gone()));
         data.right(Privilege::Capture).set(capture);
         data.right(Privilege::SessionLock).set(session_lock);
         self.access
             .clients
             .retain(|client| client.strong_count() > 0);
         self.access.clients.push(Arc::downgrade(&data));
-        if let Err(error) = self.display.insert_client(stream, data) {
-            tracing::warn!(target: "vitrine::compositor", %error, "a client could not be accepted");
-        }
+        self.add_connection(stream, data);
     }
 
     /// Reads the `[access]` section again. A file that is not valid changes nothing.

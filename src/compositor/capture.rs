@@ -39,6 +39,7 @@ impl CaptureHandler for Vitrine {
     }
 
     fn frame_requested(&mut self, client: ClientId) {
+        self.listening.captures(&client);
         self.flushing.may_wait(client);
     }
 

@@ -1,12 +1,16 @@
 //! What is remembered per Wayland client.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    atomic::{AtomicBool, Ordering},
+    PoisonError,
+};
 
 use smithay::{
     reexports::wayland_server::backend::{ClientData, ClientId, DisconnectReason},
     wayland::compositor::CompositorClientState,
 };
 
+use super::listening::Gone;
 use crate::policy::{Peer, Privilege};
 
 /// Data that lives as long as a client's connection.
@@ -18,6 +22,7 @@ pub struct ClientState {
     pub peer: Peer,
     capture: Right,
     session_lock: Right,
+    gone: Gone,
 }
 
 /// A right of one client. Kept with the client, since filters of globals have nothing else.
@@ -46,12 +51,13 @@ impl Right {
 }
 
 impl ClientState {
-    pub(super) fn new(peer: Peer) -> Self {
+    pub(super) fn new(peer: Peer, gone: Gone) -> Self {
         Self {
             compositor: CompositorClientState::default(),
             peer,
             capture: Right::default(),
             session_lock: Right::default(),
+            gone,
         }
     }
 
@@ -74,6 +80,10 @@ impl ClientData for ClientState {
     }
 
     fn disconnected(&self, client: ClientId, reason: DisconnectReason) {
+        self.gone
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(client.clone());
         match reason {
             DisconnectReason::ConnectionClosed => {
                 tracing::debug!(target: "vitrine::clients", ?client, "client disconnected");

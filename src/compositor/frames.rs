@@ -114,6 +114,8 @@ impl Vitrine {
                 .and_then(|capture| capture.next_deadline());
             wake = earliest(wake, deadline);
         }
+        self.rest(now);
+        wake = earliest(wake, self.listening.deadline());
         self.set_alarm(wake, now);
     }
 

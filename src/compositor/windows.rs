@@ -12,7 +12,7 @@ use smithay::{
             protocol::{
                 wl_buffer::WlBuffer, wl_output::WlOutput, wl_seat::WlSeat, wl_surface::WlSurface,
             },
-            Client,
+            Client, Resource,
         },
     },
     utils::Serial,
@@ -44,6 +44,12 @@ impl CompositorHandler for Vitrine {
             .get_data::<ClientState>()
             .expect("inserted by add_client_from")
             .compositor
+    }
+
+    fn new_surface(&mut self, surface: &WlSurface) {
+        if let Some(client) = surface.client() {
+            self.listening.draws(&client.id());
+        }
     }
 
     fn commit(&mut self, surface: &WlSurface) {

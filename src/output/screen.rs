@@ -217,6 +217,11 @@ impl Screen {
         step
     }
 
+    /// Whether a flip event is to come.
+    pub fn awaits_flip(&self) -> bool {
+        !self.paused && self.is_flip_pending()
+    }
+
     fn is_flip_pending(&self) -> bool {
         matches!(
             self.pipeline.state(),

@@ -139,3 +139,44 @@ fn eight_clients_that_run_freely_cost_no_more_jobs_than_frames_are_published() {
         assert_eq!(summary.get("buffers"), 4);
     });
 }
+
+/// Clients that only capture are read when a turn of the event loop happens anyway. That must not keep an answer from
+/// anybody, and a client that opens a window is an application from then on.
+#[test]
+fn clients_that_stream_side_by_side_are_answered_whatever_else_they_ask() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1000).unwrap();
+        let mut lookers: Vec<_> = (0..4).map(|_| Looker::new(&stage)).collect();
+        for n in 0..40 {
+            painter.present(&mut client, n).unwrap();
+            let pending: Vec<_> = lookers.iter_mut().map(Looker::request).collect();
+            for (looker, pending) in lookers.iter_mut().zip(pending) {
+                looker.wait(pending);
+            }
+            // All were told of a frame just now, and nothing moves on the screen.
+            lookers[n as usize % 4].client.roundtrip().unwrap();
+        }
+        // One dies with a frame, and a request under way: the others' next frames have room.
+        let mut dying = lookers.remove(0);
+        let held = dying.request();
+        let held = dying.wait(held);
+        drop(dying);
+        drop(held);
+        let mut window = {
+            let looker = &mut lookers[0];
+            crate::clients::painter::Painter::new(&mut looker.client, Default::default()).unwrap()
+        };
+        for n in 100..120 {
+            let pending: Vec<_> = lookers.iter_mut().map(Looker::request).collect();
+            window.present(&mut lookers[0].client, n).unwrap();
+            for (looker, pending) in lookers.iter_mut().zip(pending) {
+                looker.wait(pending);
+            }
+        }
+        let summary = stage.finish("Virtual-1");
+        assert!(summary.get("delivered") >= 40 * 4 + 20 * 3, "{summary:?}");
+        assert_eq!(summary.get("lost"), 0, "{summary:?}");
+    });
+}

@@ -338,8 +338,13 @@ fn request<D: CaptureHandler>(state: &mut D, key: ScreencopyKey, subject: &Subje
     });
     let session = work.session;
     if let Some(Ok(request)) = requested {
-        if let Some(frame) = state.capture_protocols().screencopy.frames.get_mut(&key) {
+        let frame = state.capture_protocols().screencopy.frames.get_mut(&key);
+        let client = frame.and_then(|frame| {
             frame.stage = Stage::Waiting(work, request);
+            frame.object.client()
+        });
+        if let Some(client) = client {
+            state.frame_requested(client.id());
         }
         state.capture_wanted(&subject.output);
         return;
