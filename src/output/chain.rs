@@ -7,7 +7,7 @@
 //! A buffer that clients may have mapped, and that is to show them nothing more, is *spent*: it gets new memory before
 //! anything is drawn into it. What it was lent for lives on in the old memory, and does not keep the display from it.
 
-use crate::capture::JobId;
+use crate::{capture::JobId, time::Time};
 
 /// Buffers that the display needs for itself: one on screen, one to draw into, one that a late writeback job may still
 /// read, one that a slow copy may still read.
@@ -46,6 +46,8 @@ pub struct Chain {
     copied: Option<(usize, usize)>,
     buffers: Vec<Buffer>,
     lendable: usize,
+    /// Nothing is lent before that.
+    lends_from: Time,
     frame: u64,
 }
 
@@ -59,6 +61,7 @@ impl Chain {
             copied: None,
             buffers: vec![Buffer::default(); BUFFERS + lendable],
             lendable,
+            lends_from: Time::default(),
             frame: 0,
         }
     }
@@ -147,12 +150,20 @@ impl Chain {
 
     /// Whether this buffer, with the picture in it, may be lent: it is already, or so many others are that the display can do
     /// without one more.
-    pub fn may_lend(&self, index: usize) -> bool {
+    pub fn may_lend(&self, index: usize, now: Time) -> bool {
+        if now < self.lends_from {
+            return false;
+        }
         let Some(buffer) = self.buffers.get(index).filter(|buffer| !buffer.spent) else {
             return false;
         };
         let out = self.buffers.iter().filter(|buffer| buffer.is_out());
         buffer.is_out() || out.count() < self.lendable
+    }
+
+    /// Lends nothing until then.
+    pub fn lend_nothing_until(&mut self, time: Time) {
+        self.lends_from = time;
     }
 
     /// The buffer is lent for a job, after [`Chain::may_lend`] allowed it.
@@ -268,15 +279,18 @@ mod tests {
         let mut chain = Chain::new(2);
         for job in [1, 2] {
             let index = show(&mut chain);
-            assert!(chain.may_lend(index));
+            assert!(chain.may_lend(index, Time::default()));
             chain.lend(index, JobId(job));
         }
         let on_screen = chain.on_screen.unwrap();
-        assert!(chain.may_lend(on_screen), "it is lent already");
+        assert!(
+            chain.may_lend(on_screen, Time::default()),
+            "it is lent already"
+        );
         let index = show(&mut chain);
-        assert!(!chain.may_lend(index));
+        assert!(!chain.may_lend(index, Time::default()));
         chain.take_back(|job| job == JobId(2));
-        assert!(chain.may_lend(index));
+        assert!(chain.may_lend(index, Time::default()));
     }
 
     #[test]
@@ -286,7 +300,7 @@ mod tests {
         chain.lend(lent, JobId(1));
         chain.spend(lent);
         assert!(
-            !chain.may_lend(lent),
+            !chain.may_lend(lent, Time::default()),
             "what is spent is shown to nobody more"
         );
         for _ in 0..12 {
@@ -327,7 +341,7 @@ mod tests {
                                 chain.copy_begins(index);
                                 copies.push(index);
                             }
-                            if op == 7 && chain.may_lend(index) {
+                            if op == 7 && chain.may_lend(index, Time::default()) {
                                 jobs += 1;
                                 chain.lend(index, JobId(jobs));
                                 loans.push((JobId(jobs), index));

@@ -8,7 +8,7 @@
 #[cfg(test)]
 mod model;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     chain::Chain,
@@ -22,6 +22,10 @@ use crate::{
     render::{CursorSprite, Drawn, RenderError, Scene, Target},
     time::Time,
 };
+
+/// New memory costs the display some of its time. A client that begins and ends captures all the time shall not make it
+/// spend that with each frame: after the end of all captures nothing is leased for a while, but copied.
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Screen {
     /// Takes back what was lent and is read by nobody any more.
@@ -132,10 +136,10 @@ fn lend(chain: &mut Chain, capture: &mut OutputCapture, loan: Loan, now: Time) -
         cursor,
         memory,
     } = loan;
-    if !chain.may_lend(index) && capture.unpin_unwatched(now) {
+    if !chain.may_lend(index, now) && capture.unpin_unwatched(now) {
         chain.take_back(|job| capture.is_lent(job, now));
     }
-    if !chain.may_lend(index) {
+    if !chain.may_lend(index, now) {
         return None;
     }
     let slot = capture.lend_view(job, cursor, memory, now).ok()?;
@@ -155,6 +159,7 @@ fn take_back(
         // Nobody is told any more that this screen is looked at.
         capture.unpin_unwatched(now);
         spend(chain, is_exposed);
+        chain.lend_nothing_until(now + PAUSE);
     }
 }
 

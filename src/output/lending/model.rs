@@ -155,6 +155,8 @@ struct World {
     closed: Vec<(Arc<Memory>, u64)>,
     next_job: u64,
     leased: u64,
+    /// Buffers that got new memory.
+    allocated: usize,
 }
 
 impl World {
@@ -181,6 +183,7 @@ impl World {
             closed: Vec::new(),
             next_job: 1,
             leased: 0,
+            allocated: 0,
         };
         world.new_ring();
         world.commit(true, true, false);
@@ -235,7 +238,9 @@ impl World {
 
     fn draw(&mut self) {
         self.picture += 1;
+        let allocated = &mut self.allocated;
         let next = next_buffer(&mut self.chain, &mut self.buffers, || {
+            *allocated += 1;
             Ok::<_, Infallible>(Arc::default())
         });
         let Some((index, memory, _)) = next.unwrap() else {
@@ -642,4 +647,71 @@ fn with_every_reader_at_its_worst_the_display_goes_on() {
         world.apply(Op::Flip);
     }
     assert_eq!(world.picture, before + 120);
+}
+
+#[test]
+fn whoever_begins_and_ends_all_the_time_costs_the_display_little() {
+    let mut world = World::new();
+    let end = world.now + 10_000;
+    let mut received = 0;
+    while world.now < end {
+        let session = world.open_export(1);
+        received += stream(&mut world, session, 3);
+        world.apply(Op::Kill(1));
+    }
+    assert!(received >= 300, "{received} frames");
+    // In each second once, and then so many as were given away.
+    assert!(world.allocated <= 10 * 3, "{} times", world.allocated);
+    assert!(world.capture.stats().leased >= 10);
+}
+
+#[test]
+fn a_leased_picture_is_taken_back_from_who_holds_it_too_long_while_others_starve() {
+    let mut world = World::new();
+    world.apply(Op::Cursor(true));
+    let hold = |world: &mut World, client, view| {
+        world.apply(Op::Open(client, true, view));
+        let session = world.sessions.last().unwrap().0;
+        for _ in 0..2 {
+            world.request(session);
+            world.apply(Op::Commit {
+                drawn: true,
+                taken: true,
+                job: false,
+            });
+            world.apply(Op::Filled);
+            world.apply(Op::Flip);
+            world.now += 16;
+        }
+        session
+    };
+    // The first one has pictures of the screen, the others all slots.
+    let late = hold(&mut world, 1, View::WithoutCursor);
+    assert_eq!((world.leases.len(), world.capture.stats().leased), (2, 2));
+    world.now += 600;
+    hold(&mut world, 2, View::WithCursor);
+    hold(&mut world, 3, View::WithCursor);
+    // And a fourth the last picture that the display can do without.
+    hold(&mut world, 4, View::WithoutCursor);
+    assert_eq!((world.leases.len(), world.capture.stats().leased), (7, 3));
+    world.now += 500;
+    world.apply(Op::Open(5, true, View::WithCursor));
+    let starving = world.sessions.last().unwrap().0;
+    world.request(starving);
+    world.poll();
+    let frame = world.leases[0].1.frame().seq;
+    assert_eq!(world.voids, [(late, frame)]);
+    assert!(!world.leases[0].1.is_void(), "it was not told yet");
+    let buffer = Arc::clone(world.memory_of(frame));
+    let index = world
+        .buffers
+        .iter()
+        .position(|have| Arc::ptr_eq(have, &buffer));
+    assert!(world.chain.is_lent(index.unwrap()));
+    world.apply(Op::TellVoids);
+    assert!(world.leases[0].1.is_void());
+    assert!(
+        !world.chain.is_lent(index.unwrap()),
+        "the display has it again"
+    );
 }
