@@ -12,7 +12,7 @@ use crate::{
     capture::{
         damage::DamageSet,
         direct::JobTarget,
-        frame::{FrameInfo, Producer},
+        frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
         ids::{FrameSeq, JobId, SlotId},
         output_capture::{OutputCapture, Skip, TARGET},
         ring::{NoSlot, SlotState},
@@ -51,6 +51,15 @@ pub(crate) struct Job {
     pub damage: PerView<Option<DamageSet>>,
     /// The client's memory that it writes; `None`: its slot.
     pub target: Option<JobTarget>,
+}
+
+fn skip_of(none: NoSlot) -> Skip {
+    match none {
+        NoSlot::Empty => Skip::NoBuffers,
+        NoSlot::Full => Skip::NoFreeSlot,
+        NoSlot::Draining => Skip::Draining,
+        NoSlot::JobInUse => Skip::JobInUse,
+    }
 }
 
 impl Job {
@@ -103,6 +112,44 @@ impl OutputCapture {
         armed
     }
 
+    /// As [`arm_view`](Self::arm_view) for the render producer, with a frame that lies in the caller's own `memory`, where its
+    /// picture is already. The caller writes nothing there as long as it [is lent](Self::is_lent).
+    ///
+    /// # Errors
+    /// Why not. Nothing has changed and nothing is counted then: try [`arm_view`](Self::arm_view).
+    pub fn lend_view(
+        &mut self,
+        job: JobId,
+        cursor: CursorInFrame,
+        (memory, format): (Arc<dyn SlotMemory>, FrameFormat),
+        now: Time,
+    ) -> Result<SlotId, Skip> {
+        self.take_releases(now);
+        let mut views = cursor.views();
+        if !views.any(|view| self.wants_slot(view, Producer::Render, now)) {
+            return Err(Skip::NoDemand);
+        }
+        // All frames look alike, and the history would keep what the display needs.
+        if self.format != Some(format) || self.history.is_some() {
+            return Err(Skip::NoFreeSlot);
+        }
+        self.settle(now);
+        let slot = self.ring.arm_lent(job).map_err(skip_of)?;
+        self.memory.insert(slot, memory);
+        let views = PerView::new(|view| cursor.serves(view));
+        self.note_armed(job, Producer::Render, cursor, views);
+        self.blocked = false;
+        Ok(slot)
+    }
+
+    /// Whether somebody may still read the memory that was lent for this job: its frame is on its way, leased, the newest
+    /// one, or rests. Once false, it stays so.
+    pub fn is_lent(&mut self, job: JobId, now: Time) -> bool {
+        self.take_releases(now);
+        self.settle(now);
+        self.ring.is_lent_for(job)
+    }
+
     /// A commit is not captured although somebody wants it, for a reason that this room does not know. Only counts.
     pub fn note_skip(&mut self, skip: Skip) {
         self.stats.skipped.count(skip);
@@ -145,6 +192,17 @@ impl OutputCapture {
             }
             Err(skip)
         })?;
+        self.note_armed(job, producer, cursor, views);
+        Ok(slot)
+    }
+
+    fn note_armed(
+        &mut self,
+        job: JobId,
+        producer: Producer,
+        cursor: CursorInFrame,
+        views: PerView<bool>,
+    ) {
         self.stats.jobs += 1;
         let generation = self.ring.generation();
         self.jobs.push(Job {
@@ -156,22 +214,18 @@ impl OutputCapture {
             damage: PerView::default(),
             target: None,
         });
-        Ok(slot)
     }
 
     fn ring_slot(&mut self, job: JobId, now: Time) -> Result<SlotId, Skip> {
         let memory = &self.memory;
         let idle = |slot: SlotId| memory.get(&slot).is_none_or(|memory| memory.readers_idle());
-        self.ring.arm(job, now, &idle).map_err(|none| match none {
-            NoSlot::Empty => Skip::NoBuffers,
-            NoSlot::Full => Skip::NoFreeSlot,
-            NoSlot::Draining => Skip::Draining,
-            NoSlot::JobInUse => Skip::JobInUse,
-        })
+        let armed = self.ring.arm(job, now, &idle);
+        self.forget_memory();
+        armed.map_err(skip_of)
     }
 
-    /// A view that nobody looks at does not keep its newest frame when slots are short. Returns whether there was one.
-    fn unpin_unwatched(&mut self, now: Time) -> bool {
+    /// A view that nobody looks at does not keep its newest frame when memory is short. Returns whether there was one.
+    pub fn unpin_unwatched(&mut self, now: Time) -> bool {
         let mut any = false;
         for view in View::ALL {
             if !self.has_viewers(view) && self.newest.get_mut(view).take().is_some() {
@@ -251,6 +305,7 @@ impl OutputCapture {
         };
         self.next_frame += 1;
         self.count_published(done.producer);
+        self.stats.leased += u64::from(self.ring.is_lent(slot));
         let mut changed = DamageSet::new();
         for view in View::ALL.into_iter().filter(|view| *views.get(*view)) {
             self.note_published(seq, view, damage.get(view), bounds);
@@ -339,6 +394,7 @@ impl OutputCapture {
         let quarantined = SlotState::Quarantined(job);
         if self.ring.slots().any(|(_, state)| state == quarantined) {
             self.ring.free(job);
+            self.forget_memory();
             self.stats.late_fences += 1;
         }
         if self.direct.late_fence(job) {

@@ -9,6 +9,7 @@
 //! - [`ring`]: the slot state machine: leases, pinned newest, draining, quarantine, generations.
 //! - [`OutputCapture`]: one per output; sessions, requests and damage around the ring.
 //! - `direct`: when the hardware writes a lone client's own buffer, and no slot.
+//! - [`OutputCapture::lend_view`]: a frame in memory of the display, which already has the picture.
 //! - [`View`]: with the cursor or without; a session never sees a frame of the other view.
 //! - [`lease`]: the RAII handle on a frame. Dropping it is the release.
 //! - [`copy`]: damage-limited copies into client memory on worker threads.

@@ -409,10 +409,12 @@ impl OutputCapture {
                 },
             )
         });
+        // What is lent is the display's.
+        let buffers = self.memory.keys().filter(|slot| !self.ring.is_lent(**slot));
         CaptureStats {
             quarantined: count(self.ring.slots().filter(in_quarantine).count()),
             held: count(self.ring.held()),
-            buffers: count(self.memory.len()),
+            buffers: count(buffers.count()),
             clients: clients.collect(),
             ..self.stats.clone()
         }
@@ -478,10 +480,11 @@ impl OutputCapture {
         self.forget_clients();
     }
 
-    fn settle(&mut self, now: Time) {
+    pub(crate) fn settle(&mut self, now: Time) {
         let memory = &self.memory;
         let idle = |slot: SlotId| memory.get(&slot).is_none_or(|memory| memory.readers_idle());
         self.ring.settle(now, &idle);
+        self.forget_memory();
     }
 
     fn note_overdue(&mut self, now: Time) {

@@ -8,9 +8,14 @@
 //! A pure model: no clock, no memory, no client objects. Every question takes time in proportion to the slots and the
 //! leases on them, both bounded; nothing waits. Slots of an old generation (an old mode) take no new job and are gone
 //! with their last lease.
+//!
+//! A frame may also lie in memory that is lent to the ring: what the display shows is the wanted picture already. Such a
+//! *lent* slot comes with its job, lives like any other, and is gone instead of free. Whoever lent the memory does not
+//! write it as long as the slot is there.
 
 mod invariants;
 mod leases;
+mod lent;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -95,6 +100,8 @@ struct Slot {
     graces: Vec<(SessionId, Time)>,
     /// When it was armed last, counted in jobs: the slot that rested longest is taken first.
     armed_at: u64,
+    /// The job that it came with, if its memory is not the ring's own.
+    lent: Option<JobId>,
 }
 
 /// The limits that a ring keeps to.
@@ -170,6 +177,7 @@ impl Ring {
             leases: Vec::new(),
             graces: Vec::new(),
             armed_at: 0,
+            lent: None,
         }));
     }
 
@@ -178,7 +186,7 @@ impl Ring {
         self.generation
     }
 
-    /// Number of slots of the current generation.
+    /// Number of slots of the current generation; lent ones come on top.
     pub fn size(&self) -> u16 {
         self.size
     }
@@ -273,7 +281,7 @@ impl Ring {
             return Err(NoSlot::Empty);
         }
         let resting = self
-            .current()
+            .own()
             .any(|slot| matches!(slot.state, SlotState::Draining(_)));
         Err(if resting {
             NoSlot::Draining
@@ -351,12 +359,13 @@ impl Ring {
 
     /// Whether a slot is free.
     pub fn has_room(&self) -> bool {
-        self.current().any(|slot| slot.state == SlotState::Free)
+        self.own().any(|slot| slot.state == SlotState::Free)
     }
 
-    /// Whether a slot can be armed now or will be without anybody's help: it is free, its grace runs out, or its job ends.
+    /// Whether a slot can be armed now or will be without anybody's help: it is free, its grace runs out, or its job ends. Lent
+    /// slots do not count: it is not certain that the next frame can lie in one.
     pub fn will_have_room(&self) -> bool {
-        self.current().any(|slot| match slot.state {
+        self.own().any(|slot| match slot.state {
             SlotState::Free | SlotState::Armed(_) => true,
             SlotState::Draining(_) => !slot.graces.is_empty(),
             SlotState::Published(_) | SlotState::Quarantined(_) => false,
@@ -364,7 +373,8 @@ impl Ring {
     }
 
     /// Chooses the frame to take back so that others get a slot: the oldest one whose every holder is overdue, never a
-    /// newest one. Returns its holders, each session once; nothing while an earlier choice is not settled by [`Ring::void`].
+    /// newest one, and one in lent memory only if there is no other. Returns its holders, each session once; nothing while an
+    /// earlier choice is not settled by [`Ring::void`].
     pub fn choose_void(&mut self, now: Time) -> Option<(FrameSeq, Vec<Holder>)> {
         if self
             .current()
@@ -385,7 +395,7 @@ impl Ring {
                     .iter()
                     .all(|held| held.is_overdue(deadline, now))
             })
-            .min_by_key(|slot| slot.state.seq())?;
+            .min_by_key(|slot| (slot.lent.is_some(), slot.state.seq()))?;
         let mut holders: Vec<Holder> = Vec::new();
         for held in &mut victim.leases {
             held.void_asked = true;
@@ -442,6 +452,11 @@ impl Ring {
             .filter(|slot| slot.id.generation == self.generation)
     }
 
+    /// The same without lent ones.
+    fn own(&self) -> impl Iterator<Item = &Slot> + '_ {
+        self.current().filter(|slot| slot.lent.is_none())
+    }
+
     /// The newest frame of a view is kept no longer: nobody looks at that view.
     pub fn let_view_go(&mut self, view: View, now: Time) {
         self.unpin(view, now);
@@ -481,11 +496,13 @@ impl Ring {
         self.collect();
     }
 
-    /// Drops slots of old generations that nobody needs. They are never written again, so no grace is due.
+    /// Drops slots of old generations that nobody needs, which are never written again, so that no grace is due; and lent
+    /// ones that are over.
     fn collect(&mut self) {
         let generation = self.generation;
         self.slots.retain(|slot| {
-            slot.id.generation == generation
+            let is_over = slot.lent.is_some() && slot.state == SlotState::Free;
+            (slot.id.generation == generation && !is_over)
                 || !slot.leases.is_empty()
                 || matches!(slot.state, SlotState::Armed(_))
         });

@@ -15,6 +15,8 @@ pub struct CaptureStats {
     pub by_render: u64,
     /// Of these, frames that the writeback connector wrote into a client's own memory.
     pub passthrough: u64,
+    /// Of those that the render producer made, the ones that nobody wrote: what is on the screen was leased itself.
+    pub leased: u64,
     /// Jobs that were given a slot or a client's memory, spare ones (kicks, canaries) included.
     pub jobs: u64,
     /// Of these, jobs that never were to become a frame.

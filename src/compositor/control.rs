@@ -299,6 +299,7 @@ fn capture_report(
         frames: stats.frames,
         rendered: stats.by_render,
         passthrough: stats.passthrough,
+        leased: stats.leased,
         delivered: stats.delivered,
         skipped: SkippedReport {
             no_buffers: stats.skipped.no_buffers,

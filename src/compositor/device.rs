@@ -280,6 +280,10 @@ impl Vitrine {
             hold_refreshes: self.config.capture.hold_refreshes,
             producer: rule.producer.unwrap_or(self.config.capture.producer),
             passthrough: rule.passthrough.unwrap_or(self.config.capture.passthrough),
+            lease_primary: rule
+                .lease_primary
+                .unwrap_or(self.config.capture.lease_primary)
+                && self.config.capture.history == 0,
             hardware_cursor: self.config.cursor.hardware,
         };
         match Screen::new(setup, output.clone()) {

@@ -74,6 +74,8 @@ pub struct CaptureSection {
     pub dmabuf: DmabufTargets,
     /// Whether the writeback connector may write a lone client's dma-buf itself.
     pub passthrough: bool,
+    /// Whether what is on the screen is leased to capture clients itself where it is the whole picture.
+    pub lease_primary: bool,
     /// How display commits and writeback jobs take turns.
     pub pacing: PacingRule,
     /// With [`PacingRule::EveryNth`]: a job at most in every n-th commit.
@@ -104,6 +106,7 @@ impl Default for CaptureSection {
             producer: ProducerChoice::Auto,
             dmabuf: DmabufTargets::Auto,
             passthrough: true,
+            lease_primary: true,
             pacing: PacingRule::Safe,
             every_nth: 2,
             pipelined_unlisted: false,
@@ -145,6 +148,8 @@ pub struct OutputRule {
     pub producer: Option<ProducerChoice>,
     /// Whether this output's connector may write a lone client's dma-buf; `None`: as `[capture]` says.
     pub passthrough: Option<bool>,
+    /// Whether what is on this output is leased itself; `None`: as `[capture]` says.
+    pub lease_primary: Option<bool>,
 }
 
 impl Default for OutputRule {
@@ -163,6 +168,7 @@ impl Default for OutputRule {
             sink: SinkRule::Display,
             producer: None,
             passthrough: None,
+            lease_primary: None,
         }
     }
 }

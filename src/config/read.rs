@@ -140,6 +140,9 @@ fn capture(table: &Table<'_>) -> CaptureSection {
         passthrough: table
             .get("passthrough", boolean)
             .unwrap_or(default.passthrough),
+        lease_primary: table
+            .get("lease_primary", boolean)
+            .unwrap_or(default.lease_primary),
         pacing: table.get("pacing", pacing).unwrap_or_default(),
         every_nth: table
             .get("every_nth", |v| whole(v, 2..=60))
@@ -226,6 +229,9 @@ fn output(table: &Table<'_>) -> Option<OutputRule> {
         position: table.get("position", |v| auto_or(v, position)).flatten(),
         producer: table.get("producer", output_producer).flatten(),
         passthrough: table.get("passthrough", |v| auto_or(v, boolean)).flatten(),
+        lease_primary: table
+            .get("lease_primary", |v| auto_or(v, boolean))
+            .flatten(),
         motion: table.get("motion", |v| auto_or(v, motion)).flatten(),
         pacing: table.get("pacing", |v| auto_or(v, pacing)).flatten(),
         foreign_planes: table

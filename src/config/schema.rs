@@ -88,6 +88,7 @@ pub const CAPTURE: Section = Section {
         key("producer", "\"auto\", \"writeback\" or \"render\""),
         key("dmabuf", "\"auto\", \"on\" or \"off\""),
         key("passthrough", BOOLEAN),
+        key("lease_primary", BOOLEAN),
         key("pacing", PACING),
         key("every_nth", "a whole number from 2 to 60"),
         key("pipelined_unlisted", BOOLEAN),
@@ -164,6 +165,7 @@ pub const OUTPUT: Section = Section {
             "\"default\", \"auto\", \"writeback\" or \"render\"",
         ),
         key("passthrough", "\"auto\", true or false"),
+        key("lease_primary", "\"auto\", true or false"),
     ],
     tables: &[],
 };

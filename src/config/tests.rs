@@ -60,6 +60,8 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
         ("[capture]", "dmabuf") => (&["'on'", "'off'"], &["true", "'yes'"]),
         ("[capture]", "passthrough") => (&["false"], &["'auto'", "1"]),
         ("[[output]]", "passthrough") => (&["true", "false"], &["1", "'yes'"]),
+        ("[capture]", "lease_primary") => (&["false"], &["'auto'", "1"]),
+        ("[[output]]", "lease_primary") => (&["true", "false"], &["1", "'yes'"]),
         ("[capture]", "pacing") => (&["'every_nth'", "'pipelined'"], &["'auto'", "2", "'fast'"]),
         ("[capture]", "every_nth") => (&["3", "60"], &["1", "61", "2.0"]),
         ("[capture]", "pipelined_unlisted") => (&["true"], &["1", "'yes'"]),
@@ -314,8 +316,8 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
     assert_eq!(
         complaint("[capture]\nring_slots = 3\nqouta = 1\n"),
         "compositor.toml:3: unknown key \"qouta\" in [capture]; valid keys: ring_slots, quota, hold_deadline_ms, \
-         grace_refreshes, cooling_ms, producer, dmabuf, passthrough, pacing, every_nth, pipelined_unlisted, hold_refreshes, \
-         motion, history, history_dir, indicator; did you mean \"quota\"?"
+         grace_refreshes, cooling_ms, producer, dmabuf, passthrough, lease_primary, pacing, every_nth, pipelined_unlisted, \
+         hold_refreshes, motion, history, history_dir, indicator; did you mean \"quota\"?"
     );
     let far = complaint("[seat]\nwallpaper = 1\n");
     assert_eq!(

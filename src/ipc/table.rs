@@ -79,7 +79,7 @@ fn capture_text(report: &CaptureReport) -> String {
     };
     let mut text = format!("{}: {state}\n", report.output);
     let rows = [
-        ("frames", format!("{} published ({} of them rendered, {} passed through), {} delivered, {} kept as history", report.frames, report.rendered, report.passthrough, report.delivered, report.history)),
+        ("frames", format!("{} published ({} of them rendered, {} leased from the screen, {} passed through), {} delivered, {} kept as history", report.frames, report.rendered, report.leased, report.passthrough, report.delivered, report.history)),
         ("skipped", format!(
             "{} no free slot, {} resting, {} connector, {} no buffers ({} commits that nobody wanted)",
             skipped.no_free_slot, skipped.draining, skipped.connector, skipped.no_buffers, skipped.no_demand

@@ -146,6 +146,8 @@ pub struct CaptureReport {
     pub rendered: u64,
     /// Of these, frames that the writeback connector wrote into a client's own memory.
     pub passthrough: u64,
+    /// Of the rendered ones, those that nobody wrote: what is on the screen was leased itself.
+    pub leased: u64,
     /// Frames delivered to clients.
     pub delivered: u64,
     /// Commits without the frame that somebody wanted, and why.

@@ -38,7 +38,7 @@ const OUTPUT_COUNTERS: [OfOutput; 3] = [
     }),
 ];
 
-const CAPTURE_COUNTERS: [OfCapture; 14] = [
+const CAPTURE_COUNTERS: [OfCapture; 15] = [
     (
         "vitrine_capture_frames",
         "Captured frames published.",
@@ -48,6 +48,11 @@ const CAPTURE_COUNTERS: [OfCapture; 14] = [
         "vitrine_capture_rendered_frames",
         "Of the captured frames, those that the renderer made.",
         |c| c.rendered,
+    ),
+    (
+        "vitrine_capture_leased_frames",
+        "Of the rendered frames, those that lie in the buffer on the screen and that nobody wrote.",
+        |c| c.leased,
     ),
     (
         "vitrine_capture_passthrough_frames",

@@ -6,7 +6,7 @@ use smithay::{
 };
 
 use super::{
-    chain::Chain,
+    chain::{self, Chain},
     cursor_plane::CursorPlane,
     producer::Reporter,
     render_jobs::RenderJobs,
@@ -21,7 +21,7 @@ use crate::{
     capture::{OutputCapture, PerView},
     config::ProducerChoice,
     kms::{self, modeset::refresh_of, topology::Sink, FrameState},
-    render::{Mark, Scene, SceneDamage, SlotDamage, Target},
+    render::{Mark, SceneDamage, SlotDamage},
     time::Time,
 };
 
@@ -56,6 +56,8 @@ pub struct ScreenSetup<'a> {
     pub producer: ProducerChoice,
     /// Whether the connector may write a lone client's own buffer.
     pub passthrough: bool,
+    /// Whether the primary scanout buffer may be leased to capture clients where it is the whole picture.
+    pub lease_primary: bool,
     /// Whether the pointer may have a plane of its own.
     pub hardware_cursor: bool,
 }
@@ -89,6 +91,7 @@ impl Screen {
             hold_refreshes,
             producer,
             passthrough,
+            lease_primary,
             hardware_cursor,
         } = setup;
         let mut pipeline = kms::Pipeline::for_sink(device, sink, foreign)?;
@@ -98,7 +101,13 @@ impl Screen {
         config.hold_refreshes = hold_refreshes;
         pipeline.configure_writeback(config);
         let size = (u32::from(mode.size().0), u32::from(mode.size().1));
-        let buffers = scanout::allocate(device.fd(), gbm, size, software)?;
+        // Only where the render producer may have to make frames.
+        let lendable = match producer {
+            ProducerChoice::Auto | ProducerChoice::Render if lease_primary => chain::LENDABLE,
+            ProducerChoice::Auto | ProducerChoice::Render | ProducerChoice::Writeback => 0,
+        };
+        let buffers = scanout::allocate(gbm, size, software, lendable)?;
+        let lendable = buffers.len().saturating_sub(chain::BUFFERS);
         let cursor = sink
             .planes()
             .cursor
@@ -111,7 +120,7 @@ impl Screen {
             mode,
             refresh: refresh_of(&mode),
             buffers,
-            chain: Chain::default(),
+            chain: Chain::new(lendable),
             scene: SceneDamage::new(&output),
             mark: Mark::default(),
             marked: false,
@@ -240,37 +249,24 @@ impl Screen {
             return;
         }
         capture.clear_buffers(now);
+        self.spend_exposed();
         self.slot_contents = SlotContents::default();
         self.ensure_ring(capture, now);
     }
 
     fn draw_first(&mut self, context: &mut StepContext<'_>) -> Option<usize> {
         self.redraw_all();
-        let (chain, buffers) = (&self.chain, &mut self.buffers);
-        let scene = Scene {
-            shell: context.shell,
-            output: &self.output,
-            cursor: None,
-            mark: self.marked.then_some(&self.mark),
-        };
-        let mut used = None;
-        let drawn = context.renderer.draw(&scene, &mut self.scene, || {
-            let (index, age) = chain.next()?;
-            used = Some(index);
-            Some(Target {
-                dmabuf: &mut buffers.get_mut(index)?.dmabuf,
-                age,
-            })
-        });
-        if let Err(error) = drawn {
-            tracing::error!(target: "vitrine::render", output = %self.output.name(), %error, "the first frame could not be drawn");
-            return None;
+        match self.draw_next(context, None) {
+            Ok(drawn) => {
+                drawn?;
+                self.cover.drawn = context.shell.curtain().is_some();
+                self.chain.latest()
+            }
+            Err(error) => {
+                tracing::error!(target: "vitrine::render", output = %self.output.name(), %error, "the first frame could not be drawn");
+                None
+            }
         }
-        if let Some(index) = used {
-            self.chain.drawn(index);
-            self.cover.drawn = context.shell.curtain().is_some();
-        }
-        used
     }
 
     /// Sets everything anew: the next step begins with a modeset.
@@ -324,6 +320,7 @@ impl Screen {
             written_back = capture.by_writeback,
             rendered = capture.by_render,
             passthrough = capture.passthrough,
+            leased = capture.leased,
             imports = self.targets.imports(),
             rendered_bytes = self.rendered_bytes,
             delivered = capture.delivered,

@@ -4,7 +4,6 @@
 //! It must not know sessions or views. The scanout buffer is kept by `chain`, the slot by its job, until the end is told.
 
 use std::{
-    os::fd::OwnedFd,
     sync::{mpsc, Arc},
     thread,
     time::Duration,
@@ -13,27 +12,15 @@ use std::{
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use smithay::{backend::renderer::sync::SyncPoint, output::Output};
 
-use super::ring::Slot;
+use super::{ring::Slot, scanout::ReadableScanout};
 use crate::{
-    capture::{copy::copy_pixels, FrameFormat, JobId, TargetLayout},
+    capture::{copy::copy_pixels, JobId, TargetLayout},
     geometry::Rect,
-    kms::mapping::{in_step, CpuAccess, Mapping},
     render::CursorPicture,
 };
 
 /// A GPU that has not drawn a picture by then is not going to.
 const GPU_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Pixels of a scanout buffer that the CPU can read.
-#[derive(Debug)]
-pub struct ReadableScanout {
-    /// For the caches.
-    pub dmabuf: OwnedFd,
-    /// The bytes.
-    pub mapping: Mapping,
-    /// How the pixels lie there.
-    pub format: FrameFormat,
-}
 
 /// The cursor over a copied picture.
 #[derive(Debug)]
@@ -187,11 +174,10 @@ fn copy(
 ) -> Result<u64, String> {
     let layout = to.target_layout();
     let mut outcome = Err("the memory was not given".to_owned());
-    let read = in_step(&from.dmabuf, CpuAccess::Read, || {
-        // SAFETY: the chain keeps the buffer from being drawn into until the end of this order is told.
-        let source = unsafe { from.mapping.bytes() };
+    // The chain keeps the buffer from being drawn into until the end of this order is told.
+    let read = from.with_bytes(|source| {
         to.write(&mut |target| {
-            outcome = copy_pixels(from.format, source, layout, target, rects)
+            outcome = copy_pixels(from.format(), source, layout, target, rects)
                 .map(|report| report.bytes)
                 .map_err(|error| error.to_string());
             if let Some(overlay) = overlay {

@@ -10,6 +10,7 @@ mod cursor_plane;
 mod describe;
 mod feedback;
 mod jobs;
+mod lending;
 mod passthrough;
 mod pointer;
 mod produce;

@@ -1,8 +1,9 @@
 //! Who makes the captured frames of one screen, commit by commit: asks `producer`, arms the jobs that a commit carries, and
 //! fills the slots of the render producer.
 //!
-//! The render producer has two ways. Where the CPU drew the primary scanout buffer and that buffer is the wanted picture but
-//! for the cursor plane, a thread copies what the slot lacks (`copier`). Else the scene is drawn into the slot.
+//! The render producer has three ways. Where the CPU drew the primary scanout buffer and that buffer is the wanted picture,
+//! it is leased itself (`lending`). Where it is that but for the cursor plane, or the display cannot do without it, a thread
+//! copies what the slot lacks (`copier`). Else the scene is drawn into the slot.
 
 use super::{
     copier::{Filled, Order, Overlay, Work},
@@ -27,8 +28,10 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct RenderJob {
     pub job: capture::JobId,
-    slot: SlotId,
-    cursor: CursorInFrame,
+    pub slot: SlotId,
+    pub cursor: CursorInFrame,
+    /// Its slot is the scanout buffer: nothing is to be written.
+    pub lent: bool,
 }
 
 /// The jobs of one commit.
@@ -266,6 +269,10 @@ impl Screen {
         picture: &Picture,
         armed: &mut ArmedJobs,
     ) {
+        if let Some(lent) = self.lend(context, cursor, picture) {
+            armed.rendered.push(lent);
+            return;
+        }
         if self.copies(cursor) && !self.chain.may_copy(picture.index) {
             context.capture.note_skip(Skip::ProducerBusy);
             return;
@@ -273,7 +280,12 @@ impl Screen {
         let job = capture::JobId(self.next_job().0);
         let now = context.now;
         if let Ok(slot) = context.capture.arm_view(job, Producer::Render, cursor, now) {
-            armed.rendered.push(RenderJob { job, slot, cursor });
+            armed.rendered.push(RenderJob {
+                job,
+                slot,
+                cursor,
+                lent: false,
+            });
         }
     }
 
@@ -304,6 +316,7 @@ impl Screen {
             let job = rendered.job;
             self.render_jobs.committed(job);
             let work = match self.copies(rendered.cursor) {
+                _ if rendered.lent => Ok(None),
                 true => self.copy_work(&rendered, picture, bounds),
                 false => self.draw_work(context, &rendered),
             };

@@ -189,7 +189,7 @@ impl Slot {
         );
         builder.add_plane(self.0.export()?, 0, layout.offset, layout.stride);
         let dmabuf = builder.build().ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Canvas::Gpu(dmabuf))
+        Ok(Canvas::Dmabuf(dmabuf))
     }
 }
 

@@ -1,6 +1,17 @@
 //! The memory of one screen's picture: its scanout buffers, drawn by `render/` and shown by `kms/`.
+//!
+//! Where the CPU draws, it does so through a mapping of our own, by way of the device, and the dma-buf is exported for
+//! reading only, before anything else exports it: a dma-buf keeps the mode of its first export for ever. Such a buffer can
+//! be lent to capture clients (`lending`).
 
-use std::sync::Arc;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+};
 
 use drm::control::Device as _;
 use smithay::backend::{
@@ -12,10 +23,15 @@ use smithay::backend::{
     drm::DrmDeviceFd,
 };
 
-use super::{chain::BUFFERS, copier::ReadableScanout};
+use super::chain::BUFFERS;
 use crate::{
-    capture::FrameFormat,
-    kms::{Framebuffer, Mapping},
+    capture::{FrameFormat, SlotMemory},
+    kms::{
+        fence::ready,
+        mapping::{in_step, CpuAccess},
+        Framebuffer, Mapping,
+    },
+    render::Canvas,
 };
 
 /// The format of every scanout buffer: all display controllers and both renderers have it.
@@ -25,11 +41,74 @@ const FORMAT: Fourcc = Fourcc::Xrgb8888;
 #[derive(Debug)]
 pub struct ScanoutBuffer {
     /// For the renderer.
-    pub dmabuf: Dmabuf,
+    pub canvas: Canvas,
     /// For the plane.
     pub framebuffer: Arc<Framebuffer>,
     /// For copies by the CPU, where the CPU drew it.
     pub readable: Option<Arc<ReadableScanout>>,
+}
+
+impl ScanoutBuffer {
+    /// The memory that may be given to clients, if it may.
+    pub fn lendable(&self) -> Option<&Arc<ReadableScanout>> {
+        // Whoever is given a descriptor that can be written could draw on the screen.
+        self.readable.as_ref().filter(|memory| memory.read_only)
+    }
+
+    /// Whether a descriptor of its memory was given away.
+    pub fn is_exposed(&self) -> bool {
+        let memory = self.readable.as_ref();
+        memory.is_some_and(|memory| memory.exposed.load(Ordering::Relaxed))
+    }
+}
+
+/// Pixels of a scanout buffer that the CPU can read.
+#[derive(Debug)]
+pub struct ReadableScanout {
+    dmabuf: OwnedFd,
+    mapping: Mapping,
+    format: FrameFormat,
+    read_only: bool,
+    exposed: AtomicBool,
+}
+
+impl ReadableScanout {
+    /// How the pixels lie there.
+    pub fn format(&self) -> FrameFormat {
+        self.format
+    }
+
+    /// Shows the bytes to `f`, in step with the hardware's caches.
+    ///
+    /// # Errors
+    /// The kernel cannot synchronise.
+    pub fn with_bytes<T>(&self, f: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+        in_step(&self.dmabuf, CpuAccess::Read, || {
+            // SAFETY: the chain keeps the buffer from being drawn into as long as a copy reads it or it is lent.
+            f(unsafe { self.mapping.bytes() })
+        })
+    }
+}
+
+impl SlotMemory for ReadableScanout {
+    fn export(&self) -> io::Result<OwnedFd> {
+        self.exposed.store(true, Ordering::Relaxed);
+        self.dmabuf.try_clone()
+    }
+
+    fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
+        self.exposed.store(true, Ordering::Relaxed);
+        Some(self.dmabuf.as_fd())
+    }
+
+    fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        self.with_bytes(|bytes| f(bytes))
+    }
+
+    fn readers_idle(&self) -> bool {
+        // A dma-buf is writable when all its fences have signalled.
+        ready(self.dmabuf.as_fd(), rustix::event::PollFlags::OUT).unwrap_or(false)
+    }
 }
 
 /// Why there are no buffers.
@@ -42,23 +121,40 @@ pub struct ScanoutError {
     reason: String,
 }
 
-/// Allocates all buffers of a screen. With `software` they are LINEAR and labelled so, since pixman accepts nothing else.
+/// Allocates the buffers that the display needs for itself, and so many more as can be lent, at most `lendable`. With
+/// `software` they are LINEAR and labelled so, since pixman accepts nothing else.
 ///
 /// # Errors
 /// Out of memory, or a device that cannot show XRGB8888.
 pub fn allocate(
-    fd: &DrmDeviceFd,
     gbm: &GbmDevice<DrmDeviceFd>,
-    (width, height): (u32, u32),
+    size: (u32, u32),
     software: bool,
+    lendable: usize,
 ) -> Result<Vec<ScanoutBuffer>, ScanoutError> {
-    (0..BUFFERS)
-        .map(|_| allocate_one(fd, gbm, (width, height), software))
-        .collect()
+    let mut buffers = (0..BUFFERS)
+        .map(|_| allocate_one(gbm, size, software))
+        .collect::<Result<Vec<_>, _>>()?;
+    if buffers.iter().any(|buffer| buffer.lendable().is_none()) {
+        return Ok(buffers);
+    }
+    for _ in 0..lendable {
+        match allocate_one(gbm, size, software) {
+            Ok(buffer) => buffers.push(buffer),
+            Err(error) => {
+                tracing::info!(target: "vitrine::output", %error, "fewer pictures can be leased to capture clients; they are copied");
+                break;
+            }
+        }
+    }
+    Ok(buffers)
 }
 
-fn allocate_one(
-    fd: &DrmDeviceFd,
+/// Allocates one.
+///
+/// # Errors
+/// Out of memory, or a device that cannot show XRGB8888.
+pub fn allocate_one(
     gbm: &GbmDevice<DrmDeviceFd>,
     (width, height): (u32, u32),
     software: bool,
@@ -71,6 +167,7 @@ fn allocate_one(
             reason: error.to_string(),
         }
     };
+    let fd: &DrmDeviceFd = gbm;
     let flags = GbmBufferFlags::SCANOUT | GbmBufferFlags::RENDERING;
     let buffer = if software {
         let bo = gbm
@@ -91,62 +188,83 @@ fn allocate_one(
     };
     let framebuffer = Framebuffer::from_gbm(fd, &buffer, true)
         .map_err(|error| failed("no framebuffer")(&error))?;
-    let dmabuf = match software {
-        true => linear_dmabuf(fd, &buffer).map_err(|error| failed("no export")(&error))?,
-        false => buffer
-            .export()
-            .map_err(|error| failed("no export")(&error))?,
-    };
-    let readable = match software {
-        true => readable(&dmabuf).map_err(|error| failed("no mapping")(&error))?,
-        false => None,
+    let (canvas, readable) = match software {
+        true => {
+            let (canvas, readable) =
+                software_canvas(fd, &buffer).map_err(|error| failed("no mapping")(&error))?;
+            (canvas, Some(Arc::new(readable)))
+        }
+        false => {
+            let dmabuf = buffer
+                .export()
+                .map_err(|error| failed("no export")(&error))?;
+            (Canvas::Dmabuf(dmabuf), None)
+        }
     };
     Ok(ScanoutBuffer {
-        dmabuf,
+        canvas,
         framebuffer,
-        readable: readable.map(Arc::new),
+        readable,
     })
 }
 
-/// The pixels for the CPU, mapped once.
-fn readable(dmabuf: &Dmabuf) -> std::io::Result<Option<ReadableScanout>> {
-    let (Some(fd), Some(stride), Some(offset)) = (
-        dmabuf.handles().next(),
-        dmabuf.strides().next(),
-        dmabuf.offsets().next(),
-    ) else {
-        return Ok(None);
-    };
-    let fd = fd.try_clone_to_owned()?;
-    let len = u64::from(offset) + u64::from(stride) * u64::from(dmabuf.height());
-    let mapping = Mapping::of_dmabuf(&fd, usize::try_from(len).unwrap_or(usize::MAX), false)?;
+/// For pixman to draw into: by our own mapping, or, where the driver allows none, by that of a dma-buf that can be written.
+fn software_canvas(fd: &DrmDeviceFd, buffer: &GbmBuffer) -> io::Result<(Canvas, ReadableScanout)> {
     let format = FrameFormat {
-        width: dmabuf.width(),
-        height: dmabuf.height(),
+        width: buffer.width(),
+        height: buffer.height(),
         fourcc: FORMAT,
         modifier: Modifier::Linear,
-        stride,
-        offset,
+        stride: buffer.stride(),
+        offset: buffer.offset(0),
     };
-    Ok(Some(ReadableScanout {
-        dmabuf: fd,
+    let len = u64::from(format.offset) + u64::from(format.stride) * u64::from(format.height);
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let handle = drm::buffer::Buffer::handle(buffer);
+    // Only if this works, the dma-buf need not be written: its first export decides.
+    let own = Mapping::of_handle(fd, handle, len);
+    let rights = match own {
+        Ok(_) => 0,
+        Err(_) => drm_ffi::DRM_RDWR,
+    };
+    let dmabuf = fd.buffer_to_prime_fd(handle, drm_ffi::DRM_CLOEXEC | rights)?;
+    let mapping = Mapping::of_dmabuf(&dmabuf, len, false)?;
+    let read_only = own.is_ok();
+    let canvas = match own {
+        Ok(own) => canvas_on(own, format)?,
+        Err(_) => Canvas::Dmabuf(linear_dmabuf(dmabuf.try_clone()?, buffer, format)?),
+    };
+    let readable = ReadableScanout {
+        dmabuf,
         mapping,
         format,
-    }))
+        read_only,
+        exposed: AtomicBool::new(false),
+    };
+    Ok((canvas, readable))
+}
+
+/// Drawing there needs no word to the kernel: a dumb buffer's mapping is made for a CPU that draws what a screen shows. A
+/// wait for the dma-buf's fences, on the other hand, might never end, as clients can put theirs there.
+fn canvas_on(mapping: Mapping, format: FrameFormat) -> io::Result<Canvas> {
+    let offset = usize::try_from(format.offset).unwrap_or(usize::MAX);
+    let first = mapping.as_ptr().wrapping_add(offset);
+    let size = (format.width, format.height);
+    // SAFETY: the mapping covers offset + stride * height bytes, begins with a page, and goes along. A buffer is drawn into
+    // only while the chain says that nobody reads it.
+    unsafe { Canvas::on_memory(first, size, format.stride, Box::new(mapping)) }
+        .map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// The buffer's dma-buf, labelled as what it is: it was asked for as LINEAR, but GBM's software backend does not say so.
-/// Exported by hand because GBM's own export of it is read-only.
-fn linear_dmabuf(fd: &DrmDeviceFd, buffer: &GbmBuffer) -> std::io::Result<Dmabuf> {
-    let invalid = || std::io::Error::other("the buffer has no plane");
-    let handle = drm::buffer::Buffer::handle(buffer);
-    let fd = fd.buffer_to_prime_fd(handle, drm_ffi::DRM_CLOEXEC | drm_ffi::DRM_RDWR)?;
+fn linear_dmabuf(fd: OwnedFd, buffer: &GbmBuffer, format: FrameFormat) -> io::Result<Dmabuf> {
+    let invalid = || io::Error::other("the buffer has no plane");
     let mut builder = Dmabuf::builder(
         buffer.size(),
         FORMAT,
         Modifier::Linear,
         DmabufFlags::empty(),
     );
-    builder.add_plane(fd, 0, buffer.offset(0), buffer.stride());
+    builder.add_plane(fd, 0, format.offset, format.stride);
     builder.build().ok_or_else(invalid)
 }

@@ -37,7 +37,7 @@ use crate::{
     config::{Indicator, ProducerChoice},
     geometry::Rect,
     kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate},
-    render::{Drawn, Mark, Scene, SceneDamage, SlotDamage, Target},
+    render::{Drawn, Mark, SceneDamage, SlotDamage},
     time::Time,
 };
 
@@ -199,6 +199,7 @@ impl Screen {
             return step;
         }
         self.tick(context, &mut step);
+        self.take_back_lent(context.capture, context.now);
         self.place_mark(context);
         self.send_due_callbacks(context);
         if self.pipeline.state() == kms::pipeline::State::Off {
@@ -324,31 +325,10 @@ impl Screen {
                 .and_then(|pointer| pointer.sprite()),
             false => None,
         };
-        let scene = Scene {
-            shell: context.shell,
-            output: &self.output,
-            cursor: sprite.as_ref(),
-            mark: self.marked.then_some(&self.mark),
-        };
-        let (chain, buffers) = (&self.chain, &mut self.buffers);
-        let mut used = None;
-        let result = context.renderer.draw(&scene, &mut self.scene, || {
-            let (index, age) = chain.next()?;
-            used = Some(index);
-            Some(Target {
-                dmabuf: &mut buffers.get_mut(index)?.dmabuf,
-                age,
-            })
-        });
-        match (result, used) {
-            (Ok(Some(drawn)), Some(index)) => {
-                self.chain.drawn(index);
-                Some(drawn)
-            }
-            (Ok(_), _) => None,
-            (Err(error), _) => {
+        match self.draw_next(context, sprite.as_ref()) {
+            Ok(drawn) => drawn,
+            Err(error) => {
                 tracing::error!(target: "vitrine::render", output = %self.output.name(), %error, "the scene could not be drawn");
-                self.redraw_all();
                 self.retry_at = Some(context.now + self.refresh * RETRY_REFRESHES);
                 None
             }

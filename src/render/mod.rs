@@ -138,7 +138,7 @@ pub struct Drawn {
 #[derive(Debug)]
 pub struct Target<'a> {
     /// The buffer.
-    pub dmabuf: &'a mut Dmabuf,
+    pub canvas: &'a mut Canvas,
     /// Frames since it was last drawn.
     pub age: usize,
 }
@@ -233,9 +233,35 @@ impl Renderer {
         target: impl FnOnce() -> Option<Target<'t>>,
     ) -> Result<Option<Drawn>, RenderError> {
         match self {
-            Renderer::Pixman(pixman) => draw(pixman, scene, damage, target),
-            Renderer::Gles(gles) => draw(gles.as_mut(), scene, damage, target),
+            Renderer::Pixman(pixman) => {
+                let Some(changes) = changes(pixman, scene, damage)? else {
+                    return Ok(None);
+                };
+                let Some(Target { canvas, age }) = target() else {
+                    return Ok(None);
+                };
+                match canvas {
+                    Canvas::Cpu { image, .. } => draw(pixman, changes, damage, image, age),
+                    Canvas::Dmabuf(dmabuf) => draw(pixman, changes, damage, dmabuf, age),
+                }
+            }
+            Renderer::Gles(gles) => {
+                let gles = gles.as_mut();
+                let Some(changes) = changes(gles, scene, damage)? else {
+                    return Ok(None);
+                };
+                let Some(Target { canvas, age }) = target() else {
+                    return Ok(None);
+                };
+                match canvas {
+                    Canvas::Dmabuf(dmabuf) => draw(gles, changes, damage, dmabuf, age),
+                    Canvas::Cpu { .. } => Err(RenderError::Draw(
+                        "the scanout buffer is for another renderer".to_owned(),
+                    )),
+                }
+            }
         }
+        .map(Some)
     }
 }
 
@@ -264,17 +290,26 @@ fn check_extent(dmabuf: &Dmabuf) -> Result<(), RenderError> {
     Ok(())
 }
 
-fn draw<'t, R>(
+/// A scene and what of it is new.
+struct Changes<R>
+where
+    R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
+    R::TextureId: Clone + Send + 'static,
+{
+    elements: Vec<SceneElement<R>>,
+    damage: Vec<Rect>,
+    bare_damage: Vec<Rect>,
+}
+
+fn changes<R>(
     renderer: &mut R,
     scene: &Scene<'_>,
     damage: &mut SceneDamage,
-    target: impl FnOnce() -> Option<Target<'t>>,
-) -> Result<Option<Drawn>, RenderError>
+) -> Result<Option<Changes<R>>, RenderError>
 where
-    R: smithay::backend::renderer::Renderer + ImportAll + ImportMem + Bind<Dmabuf>,
+    R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
     R::TextureId: Clone + Send + 'static,
 {
-    let failed = |text: String| RenderError::Draw(text);
     let (elements, of_pointer) = scene_elements(renderer, scene);
     let bare = elements.get(of_pointer..).unwrap_or_default();
     let bare_damage = changed(&mut damage.bare, bare, scene.output)?;
@@ -283,31 +318,42 @@ where
         // What changed below an opaque pointer is no damage of the screen, but somebody may look without the pointer.
         changed = bare_damage.clone();
     }
-    if changed.is_empty() {
-        return Ok(None);
-    }
-    let Some(target) = target() else {
-        return Ok(None);
-    };
-    let mut framebuffer = renderer
-        .bind(target.dmabuf)
-        .map_err(|e| failed(e.to_string()))?;
+    Ok((!changed.is_empty()).then_some(Changes {
+        elements,
+        damage: changed,
+        bare_damage,
+    }))
+}
+
+fn draw<R, T>(
+    renderer: &mut R,
+    changes: Changes<R>,
+    damage: &mut SceneDamage,
+    target: &mut T,
+    age: usize,
+) -> Result<Drawn, RenderError>
+where
+    R: smithay::backend::renderer::Renderer + ImportAll + ImportMem + Bind<T>,
+    R::TextureId: Clone + Send + 'static,
+{
+    let failed = |text: String| RenderError::Draw(text);
+    let mut framebuffer = renderer.bind(target).map_err(|e| failed(e.to_string()))?;
     let result = damage
         .buffers
         .render_output(
             renderer,
             &mut framebuffer,
-            target.age,
-            &elements,
+            age,
+            &changes.elements,
             BACKGROUND,
         )
         .map_err(|e| failed(e.to_string()))?;
-    Ok(Some(Drawn {
-        damage: changed,
-        bare_damage,
+    Ok(Drawn {
+        damage: changes.damage,
+        bare_damage: changes.bare_damage,
         sync: result.sync,
         states: result.states,
-    }))
+    })
 }
 
 /// What changed since the tracker was asked last, in the pixels of the mode.

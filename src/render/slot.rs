@@ -14,10 +14,10 @@ use smithay::{
 
 use super::{scene_elements, RenderError, Renderer, Scene, BACKGROUND};
 
-/// What a slot's memory is for a renderer. Made once per slot.
+/// What a buffer's memory is for a renderer. Made once per buffer.
 pub enum Canvas {
-    /// For a GPU.
-    Gpu(Dmabuf),
+    /// For a GPU, and for pixman where the buffer can be mapped through its dma-buf alone.
+    Dmabuf(Dmabuf),
     /// For pixman.
     Cpu {
         /// The pixels.
@@ -30,7 +30,7 @@ pub enum Canvas {
 impl std::fmt::Debug for Canvas {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Canvas::Gpu(_) => "Canvas::Gpu",
+            Canvas::Dmabuf(_) => "Canvas::Dmabuf",
             Canvas::Cpu { .. } => "Canvas::Cpu",
         })
     }
@@ -63,7 +63,7 @@ impl Canvas {
                 false,
             )
         }
-        .map_err(|_| RenderError::Draw("pixman refuses the slot's memory".to_owned()))?;
+        .map_err(|_| RenderError::Draw("pixman refuses the buffer's memory".to_owned()))?;
         Ok(Canvas::Cpu {
             image,
             _memory: memory,
@@ -110,10 +110,10 @@ impl Renderer {
             (Renderer::Pixman(pixman), Canvas::Cpu { image, .. }) => {
                 draw(pixman, scene, damage, image, age)
             }
-            (Renderer::Gles(gles), Canvas::Gpu(dmabuf)) => {
+            (Renderer::Gles(gles), Canvas::Dmabuf(dmabuf)) => {
                 draw(gles.as_mut(), scene, damage, dmabuf, age)
             }
-            (Renderer::Pixman(_), Canvas::Gpu(_)) | (Renderer::Gles(_), Canvas::Cpu { .. }) => {
+            (Renderer::Pixman(_), Canvas::Dmabuf(_)) | (Renderer::Gles(_), Canvas::Cpu { .. }) => {
                 Err("the slot is for another renderer".to_owned())
             }
         };

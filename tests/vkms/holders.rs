@@ -8,7 +8,7 @@ use crate::{
         programs, Client, OutputInfo, Painter,
     },
     machine::{self, Guest, Machine, Proc, Signal, SECOND},
-    stage::{Setup, Stage},
+    stage::{Setup, Stage, Summary},
 };
 
 /// Frames for the well-behaved client, and flips, while the others misbehave.
@@ -100,11 +100,26 @@ fn holder(stage: &Stage<'_>, guest: &Guest, name: &str) -> Proc {
     stage.spawn(name, command)
 }
 
+/// What is leased where the renderer makes the frames.
+const RENDER: &str = "producer = 'render'";
+
 #[test]
 fn clients_that_never_release_stop_or_die_with_frames_stop_nobody() {
-    machine::boot(Machine::default(), |guest| {
+    never_release("", |summary| assert_eq!(summary.get("rendered"), 0));
+}
+
+#[test]
+fn clients_that_never_release_stop_or_die_with_leased_pictures_stop_nobody() {
+    never_release(RENDER, |summary| {
+        assert_eq!(summary.get("written_back"), 0);
+        assert!(summary.get("leased") >= u64::from(FRAMES) * 3);
+    });
+}
+
+fn never_release(lines: &'static str, judge: fn(&Summary)) {
+    machine::boot(Machine::default(), move |guest| {
         let stage = Setup::default()
-            .with("[capture]\nhold_deadline_ms = 200")
+            .with(&format!("[capture]\nhold_deadline_ms = 200\n{lines}"))
             .start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 1).unwrap();
@@ -157,14 +172,29 @@ fn clients_that_never_release_stop_or_die_with_frames_stop_nobody() {
         assert_eq!(summary.get("lost"), 0);
         assert!(summary.get("flips") >= u64::from(FRAMES) * 7);
         assert!(summary.get("published") >= u64::from(FRAMES) * 7);
+        judge(&summary);
     });
 }
 
 #[test]
 fn a_held_frame_does_not_change_during_a_hundred_and_twenty_flips() {
-    machine::boot(Machine::default(), |guest| {
+    hold_two("", |_| {});
+}
+
+#[test]
+fn a_held_picture_of_the_screen_does_not_change_during_a_hundred_and_twenty_flips() {
+    hold_two(RENDER, |summary| {
+        // The two that are held, and of the others what the display could do without; the rest was copied.
+        let (leased, rendered) = (summary.get("leased"), summary.get("rendered"));
+        assert!(leased >= 40 && leased < rendered, "{leased} of {rendered}");
+        assert!(summary.get("flips") >= 120);
+    });
+}
+
+fn hold_two(lines: &'static str, judge: fn(&Summary)) {
+    machine::boot(Machine::default(), move |guest| {
         let stage = Setup::default()
-            .with("[capture]\nhold_deadline_ms = 60000")
+            .with(&format!("[capture]\nhold_deadline_ms = 60000\n{lines}"))
             .start(guest);
         let (mut client, mut painter) = stage.painter();
         let mut holder = Good::new(&stage);
@@ -209,8 +239,10 @@ fn a_held_frame_does_not_change_during_a_hundred_and_twenty_flips() {
         unchanged(&held);
         drop(held);
         let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
         assert_eq!(summary.get("voids"), 0);
         assert!(summary.get("published") >= 120);
+        judge(&summary);
     });
 }
 

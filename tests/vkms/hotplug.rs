@@ -153,9 +153,9 @@ fn pull_out(guest: &Guest, stage: &Stage<'_>, client: &mut Client, patience: usi
 }
 
 /// Pulls out again and again: vitrine ends with the descriptors that it had after some rounds.
-fn leaks_nothing(faults: &str, rounds: usize, patience: usize) {
+fn leaks_nothing(setup: Setup, rounds: usize, patience: usize) {
     machine::boot(two_screens(), |guest| {
-        let mut stage = Setup::default().faults(faults).start(guest);
+        let mut stage = setup.start(guest);
         let mut client = stage.client();
         for _ in 0..3 {
             pull_out(guest, &stage, &mut client, patience);
@@ -182,12 +182,19 @@ fn leaks_nothing(faults: &str, rounds: usize, patience: usize) {
 
 #[test]
 fn fifty_times_unplugged_under_capture_leaks_nothing() {
-    leaks_nothing("", 50, usize::MAX);
+    leaks_nothing(Setup::default(), 50, usize::MAX);
+}
+
+#[test]
+fn unplugged_while_its_pictures_are_leased_leaks_nothing() {
+    let setup = Setup::default().with("[capture]\nproducer = 'render'\n");
+    leaks_nothing(setup, 12, usize::MAX);
 }
 
 #[test]
 fn unplugged_with_fences_that_never_signal_leaks_nothing() {
-    leaks_nothing("fence:1..100000=never", 12, 200);
+    let setup = Setup::default().faults("fence:1..100000=never");
+    leaks_nothing(setup, 12, 200);
 }
 
 #[test]

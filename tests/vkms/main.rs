@@ -31,6 +31,7 @@ mod hotplug;
 mod input;
 mod kiosk;
 mod kms;
+mod leasing;
 mod leaving;
 mod limits;
 mod lock;

@@ -16,7 +16,7 @@ use crate::{
     faults::assert_clean,
     film::Film,
     machine::{self, Machine, Signal, SECOND},
-    stage::Setup,
+    stage::{Setup, Summary},
     uinput::{code, Device},
 };
 
@@ -71,9 +71,20 @@ pub fn switch_to(keyboard: &mut Device, session: u16) {
 
 #[test]
 fn a_seat_that_goes_to_another_session_and_comes_back_pauses_display_and_captures() {
-    machine::boot(Machine::default(), |guest| {
+    leave_and_return("", |summary| assert_eq!(summary.get("rendered"), 0));
+}
+
+#[test]
+fn a_seat_that_goes_to_another_session_and_comes_back_pauses_leases_of_the_screen_too() {
+    leave_and_return("[capture]\nproducer = 'render'\n", |summary| {
+        assert!(summary.get("leased") >= 40);
+    });
+}
+
+fn leave_and_return(lines: &'static str, judge: fn(&Summary)) {
+    machine::boot(Machine::default(), move |guest| {
         let mut keyboard = Device::keyboard();
-        let mut stage = Setup::default().start(guest);
+        let mut stage = Setup::default().with(lines).start(guest);
         let mut film = Film::begin(&stage, None, 1);
         film.shoot(10);
         for round in 1..=3 {
@@ -123,6 +134,7 @@ fn a_seat_that_goes_to_another_session_and_comes_back_pauses_display_and_capture
             4,
             "one at the start, one for each return"
         );
+        judge(&summary);
         assert_clean(&guest.dmesg());
     });
 }

@@ -158,7 +158,7 @@ fn a_driver_that_refuses_jobs_is_stood_in_for() {
 fn the_render_producer_keeps_up_with_the_screen_and_copies_only_what_changed() {
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default()
-            .with("[capture]\nproducer = \"render\"")
+            .with("[capture]\nproducer = \"render\"\nlease_primary = false")
             .start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 1).unwrap();

@@ -35,7 +35,7 @@ use crate::{
         PainterOptions, Picture, Rect, ScreencopyFrame, State,
     },
     machine::{self, vkms_crc, Guest, Machine, Signal, SECOND},
-    stage::{Setup, Stage},
+    stage::{Setup, Stage, Summary},
     toplevels::{is_open, source, Listed},
 };
 
@@ -293,19 +293,35 @@ fn captor(client: Client) -> Captor {
 
 #[test]
 fn whoever_loses_the_right_sees_not_one_further_pixel_while_others_go_on() {
-    machine::boot(Machine::default(), revoke);
+    machine::boot(Machine::default(), |guest| {
+        let summary = revoke(guest, "", 4);
+        assert_eq!(summary.get("rendered"), 0);
+    });
 }
 
-fn revoke(guest: &Guest) {
-    let mut stage = Setup::default().with(OPEN).start(guest);
+#[test]
+fn whoever_loses_the_right_sees_not_one_further_pixel_of_the_screens_own_buffers_either() {
+    machine::boot(Machine::default(), |guest| {
+        // Two take turns while nobody holds one.
+        let summary = revoke(guest, "[capture]\nproducer = 'render'\n", 2);
+        assert!(summary.get("leased") >= 60);
+        // What was on the screen when the rules changed is copied for whoever has the right now.
+        assert!(summary.get("rendered_bytes") <= 2 * 640 * 480 * 4);
+    });
+}
+
+fn revoke(guest: &Guest, lines: &str, buffers: usize) -> Summary {
+    let mut stage = Setup::default().with(lines).with(OPEN).start(guest);
     let (mut drawer, mut painter) = stage.painter();
     let mut other = captor(Client::connect("wayland-privileged").unwrap());
+    // It has a session all the time: the end of all captures would be something else.
+    other.capture();
     let mut loser = captor(stage.client());
     let output = loser.client.output(None).unwrap();
     let session = CopySession::open(&mut loser.client, &output, true).unwrap();
     let buffer = session.buffer(&mut loser.client, MemoryKind::Shm).unwrap();
     let mut n = 0;
-    while loser.maps.len() < 4 {
+    while loser.maps.len() < buffers {
         n += 1;
         assert!(n < 100, "the ring shows only {} slots", loser.maps.len());
         painter.present(&mut drawer, n).unwrap();
@@ -328,6 +344,7 @@ fn revoke(guest: &Guest) {
     loser.client.roundtrip().unwrap();
 
     reload(guest, &mut stage, CLOSED, "access rules changed");
+    other.maps.clear();
     // It has not read yet that the globals are gone: what it binds is no error, and gives nothing.
     let late = Exporter::new(&loser.client).unwrap();
     let late = late.capture(&mut loser.client, &output, true).unwrap();
@@ -395,8 +412,10 @@ fn revoke(guest: &Guest) {
     let mut again = captor(loser.client);
     assert_eq!(identify(&again.capture()), Some(n));
     let summary = stage.finish("Virtual-1");
+    println!("{summary:?}");
     assert_eq!(summary.get("modesets"), 1);
     assert_eq!(summary.get("lost"), 0);
+    summary
 }
 
 #[test]

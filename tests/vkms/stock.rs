@@ -49,6 +49,7 @@ fn on_hardware_that_loses_jobs_no_stale_frame_is_delivered_and_the_display_goes_
         println!("{before} pictures until the jam: {summary:?}");
         assert!(summary.get("lost") >= 1 && summary.get("stalls") >= 1);
         assert!(summary.get("probes") >= 2, "nobody asked again");
+        assert!(summary.get("leased") >= 1, "its stand-in leased nothing");
         assert!(summary.get("flips") as usize >= shown);
         assert_eq!(summary.get("modesets"), 1);
     });

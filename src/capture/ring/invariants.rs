@@ -16,11 +16,19 @@ impl Ring {
                 .then_some(())
                 .ok_or_else(|| format!("{what}: {self:#?}"))
         };
-        let indices: BTreeSet<u16> = self.current().map(|slot| slot.id.index).collect();
+        let indices: BTreeSet<u16> = self.own().map(|slot| slot.id.index).collect();
         check(
-            self.current().count() == usize::from(self.size)
+            self.own().count() == usize::from(self.size)
                 && indices.iter().copied().eq(0..self.size),
             "a slot of the current generation is lost or there twice",
+        )?;
+        let lent = || self.current().filter(|slot| slot.lent.is_some());
+        let places: BTreeSet<u16> = lent().map(|slot| slot.id.index).collect();
+        check(
+            lent().count() == places.len()
+                && places.len() <= usize::from(self.size)
+                && places.iter().all(|place| *place >= self.size),
+            "there are too many lent slots, or two with one name",
         )?;
         let mut jobs = BTreeSet::new();
         let mut frames = BTreeSet::new();
@@ -32,6 +40,10 @@ impl Ring {
             check(
                 slot.id.generation <= self.generation,
                 "a slot is of the future",
+            )?;
+            check(
+                slot.lent.is_none() || slot.state != SlotState::Free,
+                "a lent slot is there although it is over",
             )?;
             match slot.state {
                 SlotState::Free | SlotState::Armed(_) | SlotState::Quarantined(_) => {

@@ -10,6 +10,8 @@ use crate::capture::ring::{Holder, LeaseId, Limits, Ring, SlotState};
 #[derive(Debug, Clone)]
 enum Op {
     Arm,
+    /// With memory that comes with the job.
+    ArmLent,
     Publish(usize, PerView<bool>),
     Free(usize),
     Quarantine(usize),
@@ -25,6 +27,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => Just(Op::Arm),
+        3 => Just(Op::ArmLent),
         6 => (0..4usize, 0..3u8).prop_map(|(at, views)| Op::Publish(at, PerView {
             with_cursor: views != 1,
             without_cursor: views != 2,
@@ -89,6 +92,16 @@ proptest! {
                         prop_assert!(!pinned.contains(&slot));
                         prop_assert!(!lost.contains(&slot), "a quarantined slot was armed");
                         prop_assert!(sampled.iter().all(|(have, .., until)| *have != slot || *until <= now));
+                        jobs.push(job);
+                    }
+                }
+                Op::ArmLent => {
+                    let job = JobId(next_job);
+                    next_job += 1;
+                    let there: Vec<SlotId> = ring.slots().map(|(slot, _)| slot).collect();
+                    if let Ok(slot) = ring.arm_lent(job) {
+                        prop_assert!(!there.contains(&slot), "another memory has that name");
+                        prop_assert!(ring.is_lent(slot) && ring.is_lent_for(job));
                         jobs.push(job);
                     }
                 }
@@ -199,9 +212,11 @@ proptest! {
             ring.release(lease, ms(now));
         }
         ring.settle(ms(now + 32), &|_| true);
-        let pinned = pinned(&ring).len();
+        // Of lent ones only those are left that are the newest.
+        let pinned = pinned(&ring);
+        let lent = pinned.iter().filter(|slot| ring.is_lent(**slot)).count();
         let free = ring.slots().filter(|(_, state)| *state == SlotState::Free).count();
-        prop_assert_eq!(free + pinned, usize::from(ring.size()));
-        prop_assert_eq!(ring.slots().count(), usize::from(ring.size()));
+        prop_assert_eq!(free + pinned.len() - lent, usize::from(ring.size()));
+        prop_assert_eq!(ring.slots().count(), usize::from(ring.size()) + lent);
     }
 }
