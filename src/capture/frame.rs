@@ -10,6 +10,7 @@ use drm_fourcc::{DrmFourcc, DrmModifier};
 
 use crate::{
     capture::{
+        direct::DirectBuffer,
         ids::{FrameSeq, SlotId},
         view::CursorInFrame,
     },
@@ -99,6 +100,11 @@ pub trait SlotMemory: Send + Sync + Debug {
     /// # Errors
     /// The memory cannot be mapped or synced; `f` was not called then.
     fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()>;
+
+    /// The same memory for a GPU, which reads it.
+    fn buffer(&self) -> Option<DirectBuffer> {
+        None
+    }
 
     /// Whether no GPU or device still reads the memory (the dma-buf's read fences are idle). Never blocks.
     fn readers_idle(&self) -> bool;

@@ -11,7 +11,7 @@
 //! - `direct`: when the hardware writes a lone client's own buffer, and no slot.
 //! - [`View`]: with the cursor or without; a session never sees a frame of the other view.
 //! - [`lease`]: the RAII handle on a frame. Dropping it is the release.
-//! - [`copy`]: damage-limited copies into client memory on worker threads.
+//! - [`copy`]: damage-limited copies into client memory, by the GPU or on worker threads.
 
 pub mod copy;
 mod damage;
@@ -35,7 +35,7 @@ mod view;
 mod tests;
 
 pub use self::{
-    copy::{CopyError, CopyJob, CopyPool, CopyReport, CopyTarget, TargetLayout},
+    copy::{CopyError, CopyJob, CopyPool, CopyReport, CopyTarget, Outline, TargetLayout},
     damage::DamageSet,
     direct::{Candidate, DirectBuffer, Target},
     frame::{FrameFormat, FrameInfo, Producer, SlotMemory},

@@ -13,7 +13,7 @@ use smithay::{
 
 use super::{ClientState, Vitrine};
 use crate::{
-    capture::{CaptureConfig, CopyPool, OutputCapture},
+    capture::{CaptureConfig, CopyJob, CopyPool, OutputCapture, TargetId},
     config::DmabufTargets,
     policy::Peer,
     protocols::{self, CaptureHandler, CaptureProtocols, CursorPixels, CursorView, LoopSender},
@@ -32,6 +32,14 @@ impl CaptureHandler for Vitrine {
 
     fn copy_pool(&self) -> &CopyPool {
         &self.copy_pool
+    }
+
+    fn start_copy(&mut self, job: CopyJob) {
+        self.copy(job);
+    }
+
+    fn is_held(&self, memory: TargetId) -> bool {
+        self.is_held_by_gpu(memory)
     }
 
     fn capture_wanted(&mut self, _output: &Output) {

@@ -57,6 +57,7 @@ impl Vitrine {
         // The clients' requests may have taken their time.
         self.turn.set(None);
         let now = self.turn();
+        self.check_gpu_copies(now);
         // What the last turn completed goes out first: whose request it answers may want the commit that follows, and
         // whose it does not answer wants it all the more.
         let outputs: Vec<_> = self.captures.keys().cloned().collect();
@@ -114,6 +115,7 @@ impl Vitrine {
                 .and_then(|capture| capture.next_deadline());
             wake = earliest(wake, deadline);
         }
+        wake = earliest(wake, self.gpu_copies.next_deadline(now));
         self.set_alarm(wake, now);
     }
 

@@ -38,7 +38,7 @@ const OUTPUT_COUNTERS: [OfOutput; 3] = [
     }),
 ];
 
-const CAPTURE_COUNTERS: [OfCapture; 14] = [
+const CAPTURE_COUNTERS: [OfCapture; 15] = [
     (
         "vitrine_capture_frames",
         "Captured frames published.",
@@ -105,6 +105,11 @@ const CAPTURE_COUNTERS: [OfCapture; 14] = [
         |c| c.copies,
     ),
     (
+        "vitrine_capture_gpu_copies",
+        "Of the copies into clients' memory, those that the GPU made.",
+        |c| c.gpu_copies,
+    ),
+    (
         "vitrine_capture_copied_bytes",
         "Bytes copied into clients' memory.",
         |c| c.copied_bytes,
@@ -147,7 +152,7 @@ const CAPTURE_GAUGES: [OfCapture; 7] = [
     }),
 ];
 
-const CLIENT_COUNTERS: [OfClient; 5] = [
+const CLIENT_COUNTERS: [OfClient; 6] = [
     (
         "vitrine_capture_client_frames",
         "Frames delivered to a client that is connected.",
@@ -162,6 +167,11 @@ const CLIENT_COUNTERS: [OfClient; 5] = [
         "vitrine_capture_client_copies",
         "Copies into the memory of a client that is connected.",
         |c| c.copies,
+    ),
+    (
+        "vitrine_capture_client_gpu_copies",
+        "Of these, copies that the GPU made.",
+        |c| c.gpu_copies,
     ),
     (
         "vitrine_capture_client_copied_bytes",

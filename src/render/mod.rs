@@ -5,6 +5,7 @@
 
 mod cursor;
 mod curtain;
+mod gpu;
 mod mark;
 mod slot;
 mod window;
@@ -35,6 +36,7 @@ use smithay::{
 use crate::{geometry::Rect, shell::Shell};
 
 pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
+pub use gpu::{GpuAbilities, GpuCopied, GpuCopy};
 pub use mark::Mark;
 pub use slot::{Canvas, SlotDamage};
 pub use window::WindowCanvas;

@@ -35,16 +35,16 @@ impl SplitMix {
 }
 
 /// A session with one buffer that is never cleared: what the compositor does not copy stays old.
-struct Copier {
+pub struct Copier {
     client: Client,
-    session: CopySession,
-    buffer: Buffer,
+    pub session: CopySession,
+    pub buffer: Buffer,
     /// It captures each so many rounds.
     rhythm: u32,
 }
 
 impl Copier {
-    fn new(stage: &Stage<'_>, kind: MemoryKind, fourcc: u32, rhythm: u32) -> Self {
+    pub fn new(stage: &Stage<'_>, kind: MemoryKind, fourcc: u32, rhythm: u32) -> Self {
         let mut client = stage.client();
         let output = client.output(None).unwrap();
         let session = CopySession::open(&mut client, &output, true).unwrap();
@@ -73,7 +73,7 @@ impl Copier {
         }
     }
 
-    fn assert_opaque(&self) {
+    pub fn assert_opaque(&self) {
         let clear = |bytes: &[u8]| {
             bytes
                 .chunks_exact(4)
@@ -84,7 +84,7 @@ impl Copier {
     }
 }
 
-fn random_damage(stage: &Stage<'_>, copiers: &mut [Copier], seed: u64, rounds: u32) {
+pub fn random_damage(stage: &Stage<'_>, copiers: &mut [Copier], seed: u64, rounds: u32) {
     let mut random = SplitMix(seed);
     let (mut client, mut painter) = stage.painter();
     let mut shown = painter.present(&mut client, 1).unwrap();
