@@ -22,6 +22,7 @@ mod seat;
 mod sinks;
 mod sockets;
 mod toplevels;
+mod window_capture;
 mod windows;
 
 use std::{

@@ -49,7 +49,7 @@ pub struct Backend {
     /// Screens in the order of the device's connectors.
     pub screens: Vec<Screen>,
     pub(super) device: kms::Device,
-    gbm: GbmDevice<DrmDeviceFd>,
+    pub(super) gbm: GbmDevice<DrmDeviceFd>,
     node: PathBuf,
     dev_id: libc::dev_t,
     render_node: Option<DrmNode>,

@@ -14,7 +14,7 @@ use smithay::{
 
 use super::Vitrine;
 use crate::{
-    output::{Filled, PendingFence, Pointer, StepContext},
+    output::{Filled, Order, Owner, PendingFence, Pointer, StepContext},
     protocols,
     time::Time,
 };
@@ -96,11 +96,7 @@ impl Vitrine {
         for fence in fences {
             self.watch_fence(fence);
         }
-        for order in orders {
-            if let Err(filled) = self.copier.order(order) {
-                self.slot_filled(filled);
-            }
-        }
+        self.give_orders(orders);
         for key in forget {
             if let Some(token) = self.fences.remove(&key) {
                 self.event_loop.remove(token);
@@ -151,12 +147,27 @@ impl Vitrine {
         }
     }
 
+    /// For the copying thread.
+    pub(super) fn give_orders(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            if let Err(filled) = self.copier.order(order) {
+                self.slot_filled(filled);
+            }
+        }
+    }
+
     /// The copying thread is done with a slot.
     pub(super) fn slot_filled(&mut self, filled: Filled) {
+        let output = match &filled.owner {
+            Owner::Screen(output) => output.clone(),
+            Owner::Window(identifier) => {
+                let identifier = identifier.clone();
+                return self.window_drawn(&identifier, filled);
+            }
+        };
         let Some(backend) = self.backend.as_mut() else {
             return;
         };
-        let output = filled.output.clone();
         let capture = self.captures.get_mut(&output);
         if let (Some(screen), Some(capture)) = (backend.screen(&output), capture) {
             screen.filled(filled, capture, Time::now());

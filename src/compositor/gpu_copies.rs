@@ -99,6 +99,11 @@ impl Flying {
 }
 
 impl GpuCopies {
+    /// What is to go wrong on purpose with what the GPU does.
+    pub(super) fn faults(&self) -> &FaultPlan {
+        &self.faults
+    }
+
     fn is_stuck(&self) -> bool {
         self.flying.values().any(Flying::is_overdue)
     }
@@ -215,6 +220,7 @@ impl Vitrine {
         };
         let source = job.lease.memory().buffer();
         let from = source.as_ref().and_then(|any| any.downcast_ref::<Dmabuf>());
+        tracing::trace!(target: "vitrine::capture", lease = ?job.lease, "the GPU copies");
         self.gpu_copies.last += 1;
         let number = self.gpu_copies.last;
         let fault = self.gpu_copies.faults.copy(number);

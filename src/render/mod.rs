@@ -39,7 +39,7 @@ pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
 pub use gpu::{GpuAbilities, GpuCopied, GpuCopy};
 pub use mark::Mark;
 pub use slot::{Canvas, SlotDamage};
-pub use window::WindowCanvas;
+pub use window::{WindowCanvas, WindowTarget};
 
 /// Behind all windows: black, as every kiosk shows.
 const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);

@@ -54,6 +54,12 @@ impl Setup {
         self
     }
 
+    /// What is logged, as in RUST_LOG.
+    pub fn filter(mut self, directives: &'static str) -> Self {
+        self.filter = directives;
+        self
+    }
+
     /// Runs vitrine in the tree of newer programs, with the C library and the GL of that.
     pub fn inside(mut self, _: &Programs) -> Self {
         self.inside = true;
