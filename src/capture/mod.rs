@@ -38,7 +38,7 @@ pub use self::{
     copy::{CopyError, CopyJob, CopyPool, CopyReport, CopyTarget, Outline, TargetLayout},
     damage::DamageSet,
     direct::{Candidate, DirectBuffer, Target},
-    frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
+    frame::{FrameFormat, FrameInfo, Producer, Reader, Readers, SlotMemory},
     ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId, TargetId},
     jobs::Completion,
     latency::{Latencies, BOUNDS_MICROS},

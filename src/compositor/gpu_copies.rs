@@ -6,7 +6,7 @@
 //! then on. A copy whose fence does not come in time fails for its client, which is told to bring another buffer, since the
 //! GPU may still write this one; the GPU is given no more copies until it has ended that one.
 
-use std::{collections::HashMap, os::fd::OwnedFd, time::Duration};
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use rustix::fs::{fcntl_getfl, fstat, OFlags};
 use smithay::{
@@ -14,14 +14,18 @@ use smithay::{
         allocator::dmabuf::{Dmabuf, WeakDmabuf},
         renderer::sync::SyncPoint,
     },
-    reexports::calloop::{generic::Generic, Interest, Mode, PostAction},
+    reexports::{
+        calloop::{generic::Generic, Interest, Mode, PostAction},
+        wayland_server::protocol::wl_buffer::WlBuffer,
+    },
+    wayland::dmabuf::get_dmabuf,
 };
 
 use super::Vitrine;
 use crate::{
     capture::{
         copy::{path, use_gpu, CopyFacts, CopyPath, Gpu, NoGpuCopies},
-        CopyError, CopyJob, CopyReport, CopyTarget, Lease, TargetId,
+        CopyError, CopyJob, CopyReport, CopyTarget, Reader, SlotMemory, TargetId,
     },
     kms::{
         client_target,
@@ -47,6 +51,8 @@ pub(super) struct GpuCopies {
     flying: HashMap<u64, Flying>,
     /// Targets that the GPU failed with.
     refused: Vec<WeakDmabuf>,
+    /// It was said that it fails with some.
+    failed: bool,
     faults: FaultPlan,
 }
 
@@ -70,7 +76,7 @@ enum Stage {
     },
     /// It took too long, and nobody waits any more. The GPU may still read the one and write the other.
     Overdue {
-        _lease: Lease,
+        _slot: (Arc<dyn SlotMemory>, Option<Reader>),
         _target: Box<dyn CopyTarget>,
     },
 }
@@ -84,9 +90,10 @@ impl std::fmt::Debug for Stage {
     }
 }
 
-/// How its end is noticed.
+/// What tells of its end.
 #[derive(Debug)]
 enum End {
+    /// The event loop watches it.
     Fence(Fence),
     /// There is no descriptor to watch: it is asked from time to time.
     Asked(SyncPoint),
@@ -95,6 +102,18 @@ enum End {
 impl Flying {
     fn is_overdue(&self) -> bool {
         matches!(self.stage, Stage::Overdue { .. })
+    }
+
+    fn is_late(&self, now: Time) -> bool {
+        matches!(self.stage, Stage::Due { deadline, .. } if deadline <= now)
+    }
+
+    /// Whether the GPU is through with it, rightly or not.
+    fn is_over(&self) -> bool {
+        match &self.end {
+            End::Fence(fence) => fence.status() != FenceStatus::Pending,
+            End::Asked(sync) => sync.is_reached(),
+        }
     }
 }
 
@@ -171,9 +190,10 @@ impl Vitrine {
         Ok(())
     }
 
-    /// Whether a copy that took too long may still write this memory.
-    pub(super) fn is_held_by_gpu(&self, memory: TargetId) -> bool {
-        self.gpu_copies.holds(memory)
+    /// Whether a copy that took too long may still write this buffer's memory.
+    pub(super) fn is_held_by_gpu(&self, buffer: &WlBuffer) -> bool {
+        let held = |dmabuf| memory_of(dmabuf).is_some_and(|memory| self.gpu_copies.holds(memory));
+        self.gpu_copies.is_stuck() && get_dmabuf(buffer).is_ok_and(held)
     }
 
     /// Gives a copy to the GPU or to the workers.
@@ -195,18 +215,21 @@ impl Vitrine {
 
     fn copy_facts(&self, job: &CopyJob, to: Option<&Dmabuf>) -> CopyFacts {
         let copies = &self.gpu_copies;
-        // The questions to the kernel are only asked where the answers matter.
-        let asked = to.filter(|_| copies.allowed);
+        // Who has no GPU pays nothing for one.
+        let from = copies.allowed.then(|| job.lease.memory().buffer());
+        let from = from.flatten();
+        let from = from.as_ref().and_then(|any| any.downcast_ref::<Dmabuf>());
+        let to = to.filter(|_| copies.allowed);
+        let held = |to| memory_of(to).is_some_and(|memory| copies.holds(memory));
         CopyFacts {
             gpu: copies.allowed,
             stuck: copies.is_stuck(),
-            held: asked
-                .and_then(memory_of)
-                .is_some_and(|memory| copies.holds(memory)),
-            from_buffer: copies.allowed && job.lease.memory().buffer().is_some(),
+            held: copies.is_stuck() && to.is_some_and(held),
+            from_buffer: from.is_some(),
             to_buffer: to.is_some(),
-            writable: asked.is_some_and(is_writable),
-            idle: asked.is_some_and(client_target::is_idle),
+            writable: to.is_some_and(is_writable),
+            idle: from.is_some_and(client_target::is_written)
+                && to.is_some_and(client_target::is_idle),
             refused: to.is_some_and(|to| copies.refused.contains(&to.weak())),
             from: job.lease.frame().format.fourcc,
             to: job.target.layout().fourcc,
@@ -241,8 +264,11 @@ impl Vitrine {
             Ok(copied) => copied,
             Err(error) => return self.left_to_workers(job, to.weak(), &error),
         };
-        let end = self.watch_gpu_copy(number, sync, fault);
-        let copy = Flying {
+        let end = match sync.export().and_then(|fd| fence_of(fd, fault)) {
+            Some(fence) => End::Fence(fence),
+            None => End::Asked(sync.clone()),
+        };
+        let mut copy = Flying {
             stage: Stage::Due {
                 job,
                 deadline: Time::now() + PATIENCE,
@@ -254,38 +280,40 @@ impl Vitrine {
             memory: memory_of(to),
             target: to.weak(),
         };
+        if copy.is_over() {
+            return self.gpu_copy_ended(copy);
+        }
+        if !self.watch_gpu_copy(number, &copy.end) {
+            copy.end = End::Asked(sync);
+        }
         self.gpu_copies.flying.insert(number, copy);
     }
 
-    fn watch_gpu_copy(&mut self, number: u64, sync: SyncPoint, fault: Option<CopyFault>) -> End {
-        let Some(fence) = sync.export().and_then(|fd| fence_of(fd, fault)) else {
-            return End::Asked(sync);
+    fn watch_gpu_copy(&self, number: u64, end: &End) -> bool {
+        let End::Fence(fence) = end else {
+            return true;
         };
         let watched = Generic::new(fence.clone(), Interest::READ, Mode::Level);
         let inserted = self.event_loop.insert_source(watched, move |_, _, state| {
-            state.gpu_copy_ended(number);
+            if let Some(copy) = state.gpu_copies.flying.remove(&number) {
+                state.gpu_copy_ended(copy);
+            }
             Ok(PostAction::Remove)
         });
-        match inserted {
-            Ok(_) => End::Fence(fence),
-            Err(error) => {
-                tracing::warn!(target: "vitrine::capture", %error, "the fence of a copy cannot be watched");
-                End::Asked(sync)
-            }
+        if let Err(error) = &inserted {
+            tracing::warn!(target: "vitrine::capture", %error, "the fence of a copy cannot be watched");
         }
+        inserted.is_ok()
     }
 
-    /// The fence of a copy is readable.
-    fn gpu_copy_ended(&mut self, number: u64) {
-        let Some(copy) = self.gpu_copies.flying.remove(&number) else {
-            return;
-        };
+    /// The GPU is through with a copy.
+    fn gpu_copy_ended(&mut self, copy: Flying) {
         let done = match &copy.end {
             End::Asked(_) => Ok(()),
             End::Fence(fence) => match fence.status() {
                 FenceStatus::Signaled => Ok(()),
                 FenceStatus::Failed(errno) => Err(format!("its fence has the error {errno}")),
-                // Readable and pending: whatever that descriptor is, it is watched no longer.
+                // Readable and pending: whatever that descriptor is, it is no fence.
                 FenceStatus::Pending => Err("its fence is none".to_owned()),
             },
         };
@@ -302,27 +330,29 @@ impl Vitrine {
 
     /// The GPU is through with the buffers, or never had them.
     fn left_to_workers(&mut self, job: CopyJob, target: WeakDmabuf, error: &str) {
-        tracing::warn!(target: "vitrine::capture", lease = ?job.lease, error, "the GPU cannot copy into a client's buffer; worker threads do, from now on");
+        let text = "the GPU cannot copy into a client's buffer; worker threads do, from now on";
+        // A client can bring any number of such buffers.
+        match std::mem::replace(&mut self.gpu_copies.failed, true) {
+            false => {
+                tracing::warn!(target: "vitrine::capture", lease = ?job.lease, error, "{text} (said once)");
+            }
+            true => {
+                tracing::debug!(target: "vitrine::capture", lease = ?job.lease, error, "{text}");
+            }
+        }
         self.gpu_copies.refuse(target);
         self.copy_pool.submit(job);
     }
 
     /// What is due at this time: copies that took too long, and those that have to be asked.
     pub(super) fn check_gpu_copies(&mut self, now: Time) {
-        let flying = &self.gpu_copies.flying;
-        let ended = |copy: &Flying| matches!(&copy.end, End::Asked(sync) if sync.is_reached());
-        let ended: Vec<u64> = flying
-            .iter()
-            .filter(|(_, copy)| ended(copy))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in ended {
-            self.gpu_copy_ended(number);
-        }
-        let late = |stage: &Stage| matches!(stage, Stage::Due { deadline, .. } if *deadline <= now);
         let flying = std::mem::take(&mut self.gpu_copies.flying);
         for (number, mut copy) in flying {
-            if late(&copy.stage) {
+            if matches!(copy.end, End::Asked(_)) && copy.is_over() {
+                self.gpu_copy_ended(copy);
+                continue;
+            }
+            if copy.is_late(now) {
                 copy.stage = give_up(copy.stage);
             }
             self.gpu_copies.flying.insert(number, copy);
@@ -337,7 +367,7 @@ fn fence_of(fd: OwnedFd, fault: Option<CopyFault>) -> Option<Fence> {
     }
 }
 
-/// Tells the client, and keeps what the GPU may still use.
+/// Tells the client, and keeps what the GPU may still use. The client is not to be charged for a frame that it does not hold.
 fn give_up(stage: Stage) -> Stage {
     let Stage::Due { job, .. } = stage else {
         return stage;
@@ -350,9 +380,12 @@ fn give_up(stage: Stage) -> Stage {
         area: _,
         rects: _,
     } = job;
+    let memory = Arc::clone(lease.memory());
+    let reader = memory.begin_reading();
+    drop(lease);
     done(Err(held_by_gpu()));
     Stage::Overdue {
-        _lease: lease,
+        _slot: (memory, reader),
         _target: target,
     }
 }

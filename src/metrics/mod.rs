@@ -379,6 +379,7 @@ mod tests {
             output: "odd\"\\\nname".to_owned(),
             frames: 41,
             trust: "trusted".to_owned(),
+            gpu_copies: 5,
             copied_bytes: 1 << 40,
             flip_to_ready: LatencyReport::from(&latencies),
             clients: vec![client],
@@ -409,6 +410,7 @@ mod tests {
         let odd = r#"output="odd\"\\\nname""#;
         for line in [
             format!("vitrine_capture_frames_total{{{odd}}} 41"),
+            format!("vitrine_capture_gpu_copies_total{{{odd}}} 5"),
             format!("vitrine_capture_copied_bytes_total{{{odd}}} 1099511627776"),
             format!("vitrine_capture_client_frames_total{{{odd},client=\"3\"}} 7"),
             format!("vitrine_capture_flip_to_ready_seconds_bucket{{{odd},le=\"0.004000\"}} 1"),

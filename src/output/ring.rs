@@ -16,7 +16,9 @@ use smithay::backend::{
 };
 
 use crate::{
-    capture::{DirectBuffer, FrameFormat, OutputCapture, SlotId, SlotMemory, TargetLayout},
+    capture::{
+        DirectBuffer, FrameFormat, OutputCapture, Reader, Readers, SlotId, SlotMemory, TargetLayout,
+    },
     kms::{self, Access, Framebuffer, RingBuffer},
     render::Canvas,
     time::Time,
@@ -28,6 +30,7 @@ pub struct Slot {
     buffer: RingBuffer,
     /// Made once, when a GPU is to know it: a renderer keeps one import for each.
     gpu: OnceLock<Option<Arc<Dmabuf>>>,
+    readers: Readers,
 }
 
 impl Slot {
@@ -69,8 +72,12 @@ impl SlotMemory for Slot {
         Some(self.gpu()?.clone() as DirectBuffer)
     }
 
+    fn begin_reading(&self) -> Option<Reader> {
+        Some(self.readers.begin())
+    }
+
     fn readers_idle(&self) -> bool {
-        self.buffer.readers_idle()
+        self.readers.are_idle() && self.buffer.readers_idle()
     }
 }
 
@@ -193,6 +200,7 @@ impl Slot {
         Self {
             buffer,
             gpu: OnceLock::new(),
+            readers: Readers::default(),
         }
     }
 

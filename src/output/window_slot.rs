@@ -14,7 +14,7 @@ use smithay::backend::{
 };
 
 use crate::{
-    capture::{DirectBuffer, FrameFormat, SlotMemory},
+    capture::{DirectBuffer, FrameFormat, Reader, Readers, SlotMemory},
     kms::mapping::{in_step, CpuAccess, Mapping},
 };
 
@@ -24,6 +24,7 @@ pub struct WindowSlot {
     dmabuf: Arc<Dmabuf>,
     mapping: Mapping,
     format: FrameFormat,
+    readers: Readers,
 }
 
 impl WindowSlot {
@@ -58,6 +59,7 @@ impl WindowSlot {
             mapping: Mapping::of_dmabuf(&fd, length, false)?,
             dmabuf: Arc::new(describe(fd, &format)?),
             format,
+            readers: Readers::default(),
         })
     }
 
@@ -100,8 +102,11 @@ impl SlotMemory for WindowSlot {
         Some(self.dmabuf.clone() as DirectBuffer)
     }
 
+    fn begin_reading(&self) -> Option<Reader> {
+        Some(self.readers.begin())
+    }
+
     fn readers_idle(&self) -> bool {
-        // Readers have a lease for as long as they read, the GPU too.
-        true
+        self.readers.are_idle()
     }
 }

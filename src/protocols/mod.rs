@@ -29,11 +29,12 @@ use std::{fmt, sync::Arc};
 use smithay::output::Output;
 use wayland_server::{
     backend::{ClientId, GlobalId},
+    protocol::wl_buffer::WlBuffer,
     Client, DisplayHandle, GlobalDispatch,
 };
 
 use crate::{
-    capture::{CaptureEvent, CopyJob, CopyPool, FrameFormat, OutputCapture, TargetId},
+    capture::{CaptureEvent, CopyJob, CopyPool, FrameFormat, OutputCapture},
     policy::Peer,
     time::Time,
 };
@@ -72,8 +73,8 @@ pub trait CaptureHandler: Sized + 'static {
         self.copy_pool().submit(job);
     }
 
-    /// Whether somebody may still write this memory without end: it is a target for nobody then.
-    fn is_held(&self, _memory: TargetId) -> bool {
+    /// Whether a copy that does not end may still write the buffer's memory: it is a target for nobody then.
+    fn is_held(&self, _buffer: &WlBuffer) -> bool {
         false
     }
 

@@ -9,7 +9,8 @@ use crate::{
     clients::{
         buffers::{ARGB8888, XRGB8888},
         copy_capture::{picture_of, CopyOutcome, CopySession, FailureReason},
-        Buffer, Client, MemoryKind, PainterOptions, Rect,
+        session_lock::{Locker, CURTAIN},
+        Buffer, Client, MemoryKind, PainterOptions, Picture, Rect,
     },
     control::capture_report,
     copies::{random_damage, screencopy_into_dmabufs, Copier},
@@ -33,7 +34,11 @@ fn with_gpu(test: impl FnOnce(&Guest, &Programs)) {
 }
 
 fn start<'g>(guest: &'g Guest, programs: &Programs, setup: Setup) -> Stage<'g> {
-    let stage = setup.with(ON).inside(programs).start(guest);
+    start_with(guest, programs, setup, ON)
+}
+
+fn start_with<'g>(guest: &'g Guest, programs: &Programs, setup: Setup, lines: &str) -> Stage<'g> {
+    let stage = setup.with(lines).inside(programs).start(guest);
     let log = stage.vitrine.log();
     assert!(
         log.contains("copies into dma-bufs are made by the GPU"),
@@ -168,7 +173,9 @@ fn what_the_gpu_refuses_or_fails_with_is_copied_by_workers_from_then_on() {
 fn a_copy_that_the_gpu_does_not_end_costs_its_client_the_buffer_and_nobody_else_anything() {
     with_gpu(|guest, programs| {
         let setup = Setup::default().faults("copy:2=never");
-        let stage = start(guest, programs, setup);
+        // The client does not hold the frame that the GPU may still read.
+        let lines = format!("{ON}\nhold_deadline_ms = 50");
+        let stage = start_with(guest, programs, setup, &lines);
         let mut copier = Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1);
         let (mut client, mut painter) = stage.painter();
         let shown = painter.present(&mut client, 1).unwrap();
@@ -197,7 +204,6 @@ fn a_copy_that_the_gpu_does_not_end_costs_its_client_the_buffer_and_nobody_else_
             CopyOutcome::Failed(FailureReason::BufferConstraints)
         ));
         let report = capture_report(guest);
-        assert!(report.held >= 1, "the GPU may read the slot: {report:?}");
         // With other memory all is well, but for the GPU.
         copier.buffer =
             Buffer::new(&mut copier.client, MemoryKind::Heap, 640, 480, XRGB8888).unwrap();
@@ -286,6 +292,36 @@ fn a_client_that_leaves_during_a_copy_of_the_gpu_leaves_nothing_behind() {
         assert_eq!(report.clients.len(), 1);
         assert_eq!((report.copies, report.gpu_copies), (1, 1));
         drop(copier);
+        stage.finish("Virtual-1");
+    });
+}
+
+/// Nobody is given a picture from before the lock, and the lock does not wait for the GPU.
+#[test]
+fn a_copy_that_the_gpu_does_not_end_does_not_keep_the_session_from_being_locked() {
+    with_gpu(|guest, programs| {
+        let setup = Setup::default().faults("copy:1=never");
+        let stage = start(guest, programs, setup);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        let mut copier = Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1);
+        let session = &copier.session;
+        let pending = session.request(&mut copier.client, &copier.buffer, &[]);
+        copier.client.roundtrip().unwrap();
+        machine::wait_until("the copy", SECOND * 20, || capture_report(guest).held > 0);
+        let mut lock_client = stage.client();
+        let _lock = Locker::lock(&mut lock_client).unwrap();
+        let end = pending.unwrap().wait(&mut copier.client, &copier.buffer);
+        assert!(matches!(
+            end.unwrap(),
+            CopyOutcome::Failed(FailureReason::BufferConstraints)
+        ));
+        let client = &mut copier.client;
+        let buffer = Buffer::new(client, MemoryKind::Heap, 640, 480, XRGB8888).unwrap();
+        let frame = copier.session.capture(client, &buffer, &[]).unwrap();
+        let curtain = Picture::filled(640, 480, CURTAIN);
+        frame.frame().picture.assert_same(&curtain, "locked");
+        drop((buffer, copier));
         stage.finish("Virtual-1");
     });
 }

@@ -67,7 +67,8 @@ pub struct CopyFacts {
     pub to_buffer: bool,
     /// Its owner may write the target himself. A driver would write what may only be read, such as our own ring.
     pub writable: bool,
-    /// Nobody else's hardware uses the target now. The GPU would wait for it, and with it all that is drawn after that.
+    /// Nobody else's hardware uses the target now, or writes the frame. The GPU would wait for that, and with it all that is
+    /// drawn later.
     pub idle: bool,
     /// The GPU failed with this target before.
     pub refused: bool,
@@ -99,7 +100,7 @@ pub enum WorkerReason {
     Format,
     /// The target's descriptor is not for writing.
     ReadOnly,
-    /// The target's fences are pending.
+    /// Fences of the target or of the frame are pending.
     Busy,
     /// The GPU failed with this target before.
     Refused,
@@ -114,7 +115,7 @@ impl fmt::Display for WorkerReason {
             WorkerReason::Memory => "ordinary memory",
             WorkerReason::Format => "a format that only the CPU copies",
             WorkerReason::ReadOnly => "its descriptor is not for writing",
-            WorkerReason::Busy => "others still use the target",
+            WorkerReason::Busy => "others still use the memory",
             WorkerReason::Refused => "the GPU failed with this target before",
             WorkerReason::Stuck => "an earlier copy of the GPU is overdue",
         })

@@ -193,9 +193,9 @@ fn fits<D: CaptureHandler>(
     format: &FrameFormat,
 ) -> Result<(), target::Unfit> {
     target::check(buffer, format, state.dmabuf_device().is_some())?;
-    match target::memory(buffer, false) {
-        Some(memory) if state.is_held(memory.id) => Err(target::Unfit::Held),
-        Some(_) | None => Ok(()),
+    match state.is_held(buffer) {
+        true => Err(target::Unfit::Held),
+        false => Ok(()),
     }
 }
 
