@@ -131,9 +131,10 @@ impl Vitrine {
         let gpu = self.renderer.gpu();
         self.choose_copier(gpu.as_ref())?;
         // The software EGL of Mesa 22.3 on a display-only device takes a foreign dma-buf and then dies drawing it, as it cannot
-        // map it. 26.1 can, and has native fences, which the former has not. pixman maps it itself.
+        // map it. Newer ones can: where the operator trusts such a driver with copies he trusts it with this. pixman maps it
+        // itself.
         let node = backend.render_node();
-        if node.is_some() || gpu.is_none_or(|gpu| gpu.native_fences) {
+        if node.is_some() || gpu.is_none() || self.has_gpu_copies() {
             self.announce_dmabuf(Some(node.map_or(dev_id, |node| node.dev_id())));
         }
         self.watch_device(&backend, notifier)?;

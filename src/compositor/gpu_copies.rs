@@ -190,6 +190,11 @@ impl Vitrine {
         Ok(())
     }
 
+    /// Whether copies go to the GPU where they can.
+    pub(super) fn has_gpu_copies(&self) -> bool {
+        self.gpu_copies.allowed
+    }
+
     /// Whether a copy that took too long may still write this buffer's memory.
     pub(super) fn is_held_by_gpu(&self, buffer: &WlBuffer) -> bool {
         let held = |dmabuf| memory_of(dmabuf).is_some_and(|memory| self.gpu_copies.holds(memory));

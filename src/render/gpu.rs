@@ -5,9 +5,14 @@
 
 use std::ffi::CStr;
 
+use rustix::fs::{seek, SeekFrom};
 use smithay::{
     backend::{
-        allocator::{dmabuf::Dmabuf, Buffer as _},
+        allocator::{
+            dmabuf::{Dmabuf, DmabufSyncFlags},
+            format::get_bpp,
+            Buffer as _,
+        },
         egl::fence::EGLFence,
         renderer::{
             gles::{ffi, Capability, GlesError, GlesFrame, GlesRenderer, GlesTarget},
@@ -23,6 +28,10 @@ use crate::geometry::Rect;
 
 /// What a GL driver calls a renderer on the CPU.
 const SOFTWARE: [&str; 4] = ["llvmpipe", "softpipe", "swrast", "swiftshader"];
+
+/// Drivers on the CPU draw blocks of so many pixels and lines, beyond the edges of a picture too: into what follows a line,
+/// and past the end of memory that is not theirs.
+const BLOCK: u32 = 4;
 
 /// What the renderer's driver can do for others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,10 +73,9 @@ impl Renderer {
             return None;
         };
         let name = driver_name(gles);
-        let lower = name.to_lowercase();
         let able = |capability| gles.capabilities().contains(&capability);
         Some(GpuAbilities {
-            software: SOFTWARE.iter().any(|word| lower.contains(word)),
+            software: is_software(&name),
             native_fences: EGLFence::supports_importing(gles.egl_context().display())
                 && able(Capability::ExportFence),
             blits: able(Capability::Blit),
@@ -94,6 +102,51 @@ impl Renderer {
 
 fn failed(error: GlesError) -> RenderError {
     RenderError::Draw(error.to_string())
+}
+
+fn is_software(driver: &str) -> bool {
+    let driver = driver.to_lowercase();
+    SOFTWARE.iter().any(|word| driver.contains(word))
+}
+
+/// Whether a driver on the CPU that uses this memory stays inside of it, and of its lines. They look for themselves at nothing.
+fn holds_whole_blocks(dmabuf: &Dmabuf) -> bool {
+    let (Some(fd), Some(stride), Some(offset)) = (
+        dmabuf.handles().next(),
+        dmabuf.strides().next(),
+        dmabuf.offsets().next(),
+    ) else {
+        return false;
+    };
+    let length = seek(fd, SeekFrom::End(0)).unwrap_or(0);
+    let size = (dmabuf.width(), dmabuf.height());
+    let bits = get_bpp(dmabuf.format().code).and_then(|bits| u32::try_from(bits).ok());
+    let room = length.saturating_sub(u64::from(offset));
+    bits.is_some_and(|bits| dmabuf.num_planes() == 1 && blocks_fit(size, bits / 8, stride, room))
+}
+
+fn blocks_fit((width, height): (u32, u32), bytes: u32, stride: u32, room: u64) -> bool {
+    let whole = |side: u32| u64::from(side).next_multiple_of(u64::from(BLOCK));
+    let stride = u64::from(stride);
+    whole(width) * u64::from(bytes) <= stride && stride * whole(height) <= room
+}
+
+/// A driver on the CPU takes whatever can be mapped, to read it and to write it.
+pub(super) fn check_memory(gles: &mut GlesRenderer, dmabuf: &Dmabuf) -> Result<(), RenderError> {
+    if !is_software(&driver_name(gles)) {
+        return Ok(());
+    }
+    let refused = |why: &str| Err(RenderError::Import(why.to_owned()));
+    // Refused for what is no dma-buf: a file could be truncated while it is mapped.
+    for side in [DmabufSyncFlags::START, DmabufSyncFlags::END] {
+        if dmabuf.sync_plane(0, side | DmabufSyncFlags::READ).is_err() {
+            return refused("its file descriptor is no dma-buf");
+        }
+    }
+    match holds_whole_blocks(dmabuf) {
+        true => Ok(()),
+        false => refused("its memory or its stride is too short for a GL driver on the CPU"),
+    }
 }
 
 fn driver_name(gles: &mut GlesRenderer) -> String {
@@ -155,4 +208,34 @@ fn write_channels(frame: &mut GlesFrame<'_, '_>, [r, g, b, a]: [bool; 4]) -> Res
         // SAFETY: the context is current in this closure, and the call takes plain values.
         unsafe { gl.ColorMask(r.into(), g.into(), b.into(), a.into()) };
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_blocks_need_room_behind_the_last_line_and_pixel() {
+        let page = 4096;
+        assert!(blocks_fit((640, 480), 4, 2560, 2560 * 480));
+        assert!(blocks_fit((64, 4), 4, page, 4 * 4096));
+        assert!(!blocks_fit((64, 4), 4, page, 4 * 4096 - 1));
+        // Memory that ends with the last line.
+        assert!(!blocks_fit((64, 1), 4, page, 4096));
+        assert!(!blocks_fit((1400, 1050), 4, 8192, 1050 * 8192));
+        assert!(blocks_fit((1400, 1050), 4, 8192, 1052 * 8192));
+        // A block would reach into the next line.
+        assert!(!blocks_fit((201, 99), 4, 804, 1 << 20));
+        assert!(blocks_fit((201, 99), 4, 816, 1 << 20));
+        assert!(!blocks_fit((u32::MAX, u32::MAX), 4, u32::MAX, u64::MAX));
+        assert!(!blocks_fit((1, u32::MAX), 8, u32::MAX, 0));
+    }
+
+    #[test]
+    fn drivers_on_the_cpu_are_known_by_their_names() {
+        assert!(is_software("llvmpipe (LLVM 21.1.8, 256 bits)"));
+        assert!(is_software("softpipe"));
+        assert!(!is_software("Mali-G52 r1 (Panfrost)"));
+        assert!(!is_software("AMD Radeon (radeonsi, LLVM 15.0.6)"));
+    }
 }

@@ -204,10 +204,12 @@ impl Renderer {
                     .map(drop)
                     .map_err(|e| RenderError::Import(e.to_string()))
             }
-            Renderer::Gles(gles) => gles
-                .import_dmabuf(dmabuf, None)
-                .map(drop)
-                .map_err(|e| RenderError::Import(e.to_string())),
+            Renderer::Gles(gles) => {
+                gpu::check_memory(gles, dmabuf)?;
+                gles.import_dmabuf(dmabuf, None)
+                    .map(drop)
+                    .map_err(|e| RenderError::Import(e.to_string()))
+            }
         }
     }
 

@@ -189,18 +189,17 @@ fn screencopy_into_dmabufs_is_exact_too() {
         let stage = Setup::default()
             .with("[capture]\ndmabuf = \"on\"")
             .start(guest);
-        screencopy_into_dmabufs(&stage);
+        screencopy_into_dmabufs(&stage, Rect::new(100, 50, 201, 99));
         stage.finish("Virtual-1");
     });
 }
 
 /// Takes the screen and a part of it, into buffers of each sort.
-pub fn screencopy_into_dmabufs(stage: &Stage<'_>) {
+pub fn screencopy_into_dmabufs(stage: &Stage<'_>, region: Rect) {
     let (mut client, mut painter) = stage.painter();
     let mut eyes = stage.client();
     let output = eyes.output(None).unwrap();
     let screencopy = Screencopy::new(&eyes).unwrap();
-    let region = Rect::new(100, 50, 201, 99);
     // The buffers are kept: what a copy leaves out stays old.
     let mut buffers = Vec::new();
     for kind in [MemoryKind::Udmabuf, MemoryKind::Heap] {
@@ -237,7 +236,7 @@ pub fn screencopy_into_dmabufs(stage: &Stage<'_>) {
     }
 }
 
-fn cut(picture: &Picture, part: Rect) -> Picture {
+pub fn cut(picture: &Picture, part: Rect) -> Picture {
     let mut cut = Picture::filled(part.width as u32, part.height as u32, 0);
     for (place, pixel) in cut.pixels.iter_mut().enumerate() {
         let (x, y) = (place as u32 % cut.width, place as u32 / cut.width);

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use wayland_protocols::ext::foreign_toplevel_list::v1::client::ext_foreign_toplevel_list_v1::ExtForeignToplevelListV1 as List;
 
 use crate::{
+    bad_inputs::{bad_dmabufs, Trial},
     clients::{
         buffers::{ARGB8888, XRGB8888},
         copy_capture::{picture_of, CopyOutcome, CopySession, FailureReason},
+        screencopy::Screencopy,
         session_lock::{Locker, CURTAIN},
         Buffer, Client, MemoryKind, PainterOptions, Picture, Rect,
     },
     control::capture_report,
-    copies::{random_damage, screencopy_into_dmabufs, Copier},
+    copies::{cut, random_damage, screencopy_into_dmabufs, Copier},
     faults::assert_clean,
     machine::{self, Guest, Machine, SECOND},
     newer::{tree, Programs},
@@ -76,7 +78,7 @@ fn copies_by_the_gpu_are_exact_after_random_damage_and_for_two_clients_at_once()
 fn the_gpu_copies_for_screencopy_too_and_parts_of_the_screen() {
     with_gpu(|guest, programs| {
         let stage = start(guest, programs, Setup::default());
-        screencopy_into_dmabufs(&stage);
+        screencopy_into_dmabufs(&stage, Rect::new(101, 53, 200, 100));
         let summary = stage.finish("Virtual-1");
         println!("{summary:?}");
         assert!(summary.get("copies") >= 12 + 6);
@@ -84,54 +86,47 @@ fn the_gpu_copies_for_screencopy_too_and_parts_of_the_screen() {
     });
 }
 
+/// No GPU copies, and a driver that is not trusted with the memory of clients.
+fn without_gpu(stage: Stage<'_>, reason: &str) {
+    let log = stage.vitrine.log();
+    let driver = "copies are made by worker threads gpu=\"llvmpipe";
+    assert!(log.contains(driver) && log.contains(reason), "{log}");
+    let mut client = stage.client();
+    assert_eq!(client.version_of("zwp_linux_dmabuf_v1"), None);
+    Buffer::new(&mut client, MemoryKind::Udmabuf, 64, 64, XRGB8888).unwrap_err();
+    let mut copiers = [
+        Copier::new(&stage, MemoryKind::Shm, XRGB8888, 1),
+        Copier::new(&stage, MemoryKind::Shm, ARGB8888, 2),
+    ];
+    random_damage(&stage, &mut copiers, 2, 6);
+    copiers[1].assert_opaque();
+    drop(copiers);
+    let summary = stage.finish("Virtual-1");
+    assert!(summary.get("copies") >= 2 + 6 + 3);
+    assert_eq!(summary.get("gpu_copies"), 0);
+}
+
 #[test]
 fn without_being_told_so_a_driver_that_draws_on_the_cpu_copies_nothing() {
     with_gpu(|guest, programs| {
         let lines = ON.replace("gpu_copies = \"on\"\n", "");
         let setup = Setup::default().with(&lines).inside(programs);
-        let stage = setup.start(guest);
-        let why = "copies are made by worker threads gpu=\"llvmpipe";
-        let log = stage.vitrine.log();
-        assert!(
-            log.contains(why) && log.contains("draws on the CPU"),
-            "{log}"
-        );
-        let mut copiers = [Copier::new(&stage, MemoryKind::Udmabuf, ARGB8888, 1)];
-        random_damage(&stage, &mut copiers, 3, 6);
-        copiers[0].assert_opaque();
-        drop(copiers);
-        let summary = stage.finish("Virtual-1");
-        assert!(summary.get("copies") >= 7);
-        assert_eq!(summary.get("gpu_copies"), 0);
+        without_gpu(setup.start(guest), "draws on the CPU");
     });
 }
 
-/// Debian 12's Mesa has no native fences on this machine. It would take dma-bufs of clients, and die of them.
+/// Debian 12's Mesa on this machine. It would take dma-bufs of clients, and die of them.
 #[test]
-fn a_driver_without_native_fences_copies_nothing_and_is_shown_no_memory_of_others() {
+fn a_driver_without_native_fences_copies_nothing_whatever_it_is_told() {
     let machine = Machine::default().memory_mib(2048).timeout(SECOND * 240);
     machine::boot(machine, |guest| {
-        let stage = Setup::default().with(ON).start(guest);
-        let log = stage.vitrine.log();
-        assert!(
-            log.contains("copies are made by worker threads gpu=\"llvmpipe")
-                && log.contains("no native fences"),
-            "{log}"
-        );
-        let mut client = stage.client();
-        assert_eq!(client.version_of("zwp_linux_dmabuf_v1"), None);
-        Buffer::new(&mut client, MemoryKind::Udmabuf, 64, 64, XRGB8888).unwrap_err();
-        let mut copiers = [
-            Copier::new(&stage, MemoryKind::Shm, XRGB8888, 1),
-            Copier::new(&stage, MemoryKind::Shm, ARGB8888, 2),
-        ];
-        random_damage(&stage, &mut copiers, 2, 6);
-        copiers[1].assert_opaque();
-        drop(copiers);
-        let summary = stage.finish("Virtual-1");
-        assert!(summary.get("copies") >= 2 + 6 + 3);
-        assert_eq!(summary.get("gpu_copies"), 0);
+        without_gpu(Setup::default().with(ON).start(guest), "no native fences");
     });
+}
+
+#[test]
+fn dmabufs_that_are_none_or_shorter_than_they_say_harm_no_driver_on_the_cpu() {
+    with_gpu(|guest, programs| bad_dmabufs(Trial::on(start(guest, programs, Setup::default()))));
 }
 
 #[test]
@@ -416,4 +411,64 @@ fn a_window_that_the_gpu_is_slow_to_draw_holds_nobody_up() {
         drop((eyes, session, watcher));
         stage.finish("Virtual-1");
     });
+}
+
+/// Drivers on the CPU work in blocks of four pixels and lines, also where the memory ends with the last line. Such buffers are
+/// not taken.
+#[test]
+fn nothing_is_written_past_the_end_of_a_buffer() {
+    with_gpu(|guest, programs| {
+        past_no_end(guest, programs, (1440, 900), true);
+        past_no_end(guest, programs, (1400, 1050), false);
+    });
+}
+
+/// Captures a screen of this size, and parts of it, into memory that ends with the last line.
+fn past_no_end(guest: &Guest, programs: &Programs, screen: (u32, u32), whole: bool) {
+    let (width, height) = screen;
+    let outputs = format!("[[output]]\nconnector = \"*\"\nmode = \"{width}x{height}\"\n");
+    let stage = start(guest, programs, Setup::default().config(&outputs));
+    let (mut client, mut painter) = stage.painter();
+    painter.present(&mut client, 1).unwrap();
+    let kind = MemoryKind::Udmabuf;
+    for (width, height) in [(64, 1), (64, 3), (1, 1), (640, 5), (96, 65)] {
+        // Each line is a page.
+        let mut client = stage.client();
+        Buffer::with_stride(&mut client, kind, width, height, 4096, XRGB8888).unwrap_err();
+    }
+    // Nor is one whose blocks reach into the next line.
+    Buffer::new(&mut stage.client(), kind, 97, 100, XRGB8888).unwrap_err();
+
+    let mut eyes = stage.client();
+    let output = eyes.output(None).unwrap();
+    let screencopy = Screencopy::new(&eyes).unwrap();
+    for (width, height) in [(11, 4), (640, 8), (1000, 300)] {
+        let part = Rect::new(11, 7, width, height);
+        let frame = screencopy.frame(&mut eyes, &output, true, Some(part));
+        let (width, height) = (width as u32, height as u32);
+        let buffer = Buffer::with_stride(&mut eyes, kind, width, height, 4096, XRGB8888);
+        let picture = frame.unwrap().picture(&mut eyes, &buffer.unwrap());
+        let expected = cut(&painter.expected(), part);
+        picture
+            .unwrap()
+            .assert_same(&expected, &format!("{part:?}"));
+    }
+    let session = CopySession::open(&mut eyes, &output, true).unwrap();
+    for (fourcc, n) in [(XRGB8888, 2), (ARGB8888, 3)] {
+        painter.present(&mut client, n).unwrap();
+        let mut maker = stage.client();
+        let client = if whole { &mut eyes } else { &mut maker };
+        let buffer = Buffer::with_stride(client, kind, width, height, 8192, fourcc);
+        assert_eq!(buffer.is_ok(), whole);
+        let Ok(buffer) = buffer else { continue };
+        let all = [Rect::new(0, 0, width as i32, height as i32)];
+        let frame = session.capture(&mut eyes, &buffer, &all).unwrap();
+        let picture = frame.frame().picture;
+        picture.assert_same(&painter.expected(), &format!("{width}x{height}"));
+    }
+    drop((session, screencopy));
+    let summary = stage.finish("Virtual-1");
+    let copies = 3 + if whole { 2 } else { 0 };
+    assert_eq!(summary.get("copies"), copies);
+    assert_eq!(summary.get("gpu_copies"), copies);
 }
