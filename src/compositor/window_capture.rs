@@ -31,6 +31,9 @@ use crate::{
 /// A window whose sides are longer is not captured: no renderer draws it, and a client chooses the size.
 const LONGEST_SIDE: i32 = 16_384;
 
+/// The least time between two tries to get memory for pictures.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The frames of one window, while somebody has a session on it.
 #[derive(Debug)]
 pub(super) struct WindowCapture {
@@ -39,8 +42,8 @@ pub(super) struct WindowCapture {
     slots: Slots,
     /// The GPU draws a picture. One of a ring that is gone is still waited for.
     drawing: Option<Drawing>,
-    /// There is no memory for pictures of this size.
-    too_large: Option<(i32, i32)>,
+    /// There was no memory for pictures; not before then it is asked for again.
+    retry_at: Option<Time>,
     /// It was said that drawing fails.
     failing: bool,
 }
@@ -91,7 +94,7 @@ impl Vitrine {
             canvas: None,
             slots: Slots::Memory(Vec::new()),
             drawing: None,
-            too_large: None,
+            retry_at: None,
             failing: false,
         });
         Some(&mut capture.capture)
@@ -226,10 +229,10 @@ impl WindowCapture {
             .canvas
             .as_ref()
             .is_some_and(|canvas| canvas.size() == size && canvas.scale() == scale);
-        if fitting || self.too_large == Some(size) {
+        if fitting || self.retry_at.is_some_and(|at| now < at) {
             return false;
         }
-        self.too_large = None;
+        self.retry_at = None;
         let side = 1..=LONGEST_SIDE;
         if !side.contains(&size.0) || !side.contains(&size.1) {
             if self.canvas.is_some() {
@@ -251,8 +254,8 @@ impl WindowCapture {
                 true
             }
             Err(error) => {
-                tracing::error!(target: "vitrine::capture", %error, "a window cannot be captured");
-                self.too_large = Some(size);
+                self.note_failure(&format!("there is no memory for its pictures: {error}"));
+                self.retry_at = Some(now + RETRY);
                 self.forget_pictures(now);
                 false
             }
