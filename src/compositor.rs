@@ -12,6 +12,7 @@ mod control;
 mod device;
 mod flush;
 mod frames;
+mod gpu_copies;
 mod handlers;
 mod input;
 mod leases;
@@ -22,6 +23,7 @@ mod seat;
 mod sinks;
 mod sockets;
 mod toplevels;
+mod window_capture;
 mod windows;
 
 use std::{
@@ -115,6 +117,7 @@ pub struct Vitrine {
     toplevels: toplevels::Toplevels,
     capture_protocols: CaptureProtocols,
     copy_pool: CopyPool,
+    gpu_copies: gpu_copies::GpuCopies,
     /// Fills slots for the render producer.
     copier: Copier,
     tasks: LoopSender<Vitrine>,
@@ -226,6 +229,7 @@ impl Vitrine {
             seat_state,
             capture_protocols,
             copy_pool: CopyPool::new(COPY_THREADS).context("the copy threads cannot start")?,
+            gpu_copies: gpu_copies::GpuCopies::default(),
             copier,
             tasks,
             dmabuf_global: None,

@@ -25,7 +25,8 @@ use crate::{
     time::Time,
 };
 
-/// The client's buffer, for whoever makes the job. This room does not look into it.
+/// A buffer for whoever knows devices: a client's for the job that writes it, or both ends of a copy by the GPU. This room
+/// does not look into it.
 pub type DirectBuffer = Arc<dyn Any + Send + Sync>;
 
 /// The memory that a request's frame ends up in.

@@ -4,12 +4,14 @@ use std::{
     fmt::Debug,
     io,
     os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 
 use crate::{
     capture::{
+        direct::DirectBuffer,
         ids::{FrameSeq, SlotId},
         view::CursorInFrame,
     },
@@ -81,6 +83,26 @@ pub struct FrameInfo {
     pub damage: Vec<Rect>,
 }
 
+/// Those who read a slot without a lease: devices that go on when nobody waits for them any more.
+#[derive(Debug, Default)]
+pub struct Readers(Arc<()>);
+
+/// One of them. The slot is not written while it is there; no client is charged for it.
+#[derive(Debug)]
+pub struct Reader(#[allow(dead_code, reason = "it is there to be counted")] Arc<()>);
+
+impl Readers {
+    /// One more, until it is dropped.
+    pub fn begin(&self) -> Reader {
+        Reader(Arc::clone(&self.0))
+    }
+
+    /// Whether there are none.
+    pub fn are_idle(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
 /// The memory of a slot. `output/` implements it over a GBM buffer and its dma-buf.
 pub trait SlotMemory: Send + Sync + Debug {
     /// A new read-only dma-buf descriptor of the memory.
@@ -100,6 +122,32 @@ pub trait SlotMemory: Send + Sync + Debug {
     /// The memory cannot be mapped or synced; `f` was not called then.
     fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()>;
 
+    /// The same memory for a GPU, which reads it.
+    fn buffer(&self) -> Option<DirectBuffer> {
+        None
+    }
+
+    /// Keeps [`readers_idle`](Self::readers_idle) from being true. `None` for memory that no device reads.
+    fn begin_reading(&self) -> Option<Reader> {
+        None
+    }
+
     /// Whether no GPU or device still reads the memory (the dma-buf's read fences are idle). Never blocks.
     fn readers_idle(&self) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_are_idle_when_the_last_one_is_gone() {
+        let readers = Readers::default();
+        assert!(readers.are_idle());
+        let (one, other) = (readers.begin(), readers.begin());
+        drop(one);
+        assert!(!readers.are_idle());
+        drop(other);
+        assert!(readers.are_idle());
+    }
 }

@@ -12,7 +12,7 @@
 //! - [`OutputCapture::lend_view`]: a frame in memory of the display, which already has the picture.
 //! - [`View`]: with the cursor or without; a session never sees a frame of the other view.
 //! - [`lease`]: the RAII handle on a frame. Dropping it is the release.
-//! - [`copy`]: damage-limited copies into client memory on worker threads.
+//! - [`copy`]: damage-limited copies into client memory, by the GPU or on worker threads.
 
 pub mod copy;
 mod damage;
@@ -36,10 +36,10 @@ mod view;
 mod tests;
 
 pub use self::{
-    copy::{CopyError, CopyJob, CopyPool, CopyReport, CopyTarget, TargetLayout},
+    copy::{CopyError, CopyJob, CopyPool, CopyReport, CopyTarget, Outline, TargetLayout},
     damage::DamageSet,
     direct::{Candidate, DirectBuffer, Target},
-    frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
+    frame::{FrameFormat, FrameInfo, Producer, Reader, Readers, SlotMemory},
     ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId, TargetId},
     jobs::Completion,
     latency::{Latencies, BOUNDS_MICROS},

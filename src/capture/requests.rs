@@ -202,11 +202,14 @@ impl OutputCapture {
 
     /// A copy for this session is complete. Only counts.
     pub fn record_copy(&mut self, session: SessionId, report: &CopyReport) {
+        let by_gpu = u64::from(report.gpu);
         self.stats.copies += 1;
+        self.stats.gpu_copies += by_gpu;
         self.stats.copied_bytes += report.bytes;
         let session = self.sessions.get(&session);
         if let Some(client) = session.and_then(|session| self.clients.get_mut(&session.client)) {
             client.stats.copies += 1;
+            client.stats.gpu_copies += by_gpu;
             client.stats.copied_bytes += report.bytes;
         }
     }

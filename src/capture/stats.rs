@@ -43,6 +43,8 @@ pub struct CaptureStats {
     pub delivered: u64,
     /// Copies made into client memory.
     pub copies: u64,
+    /// Of these, copies that the GPU made.
+    pub gpu_copies: u64,
     /// Bytes of these copies.
     pub copied_bytes: u64,
     /// Frames that were taken back from a client.
@@ -108,6 +110,8 @@ pub struct ClientStats {
     pub held: u64,
     /// Copies made into its memory.
     pub copies: u64,
+    /// Of these, copies that the GPU made.
+    pub gpu_copies: u64,
     /// Bytes of these copies.
     pub copied_bytes: u64,
     /// Frames that it held past the deadline.

@@ -6,14 +6,16 @@ use smithay::{
     backend::renderer::utils::with_renderer_surface_state,
     input::pointer::{CursorImageStatus, CursorImageSurfaceData},
     output::Output,
-    reexports::wayland_server::{backend::ClientId, Client, DisplayHandle},
+    reexports::wayland_server::{
+        backend::ClientId, protocol::wl_buffer::WlBuffer, Client, DisplayHandle,
+    },
     utils::{Logical, Point, Rectangle, Size},
     wayland::compositor::with_states,
 };
 
 use super::{ClientState, Vitrine};
 use crate::{
-    capture::{CaptureConfig, CopyPool, OutputCapture},
+    capture::{CaptureConfig, CopyJob, CopyPool, OutputCapture},
     config::DmabufTargets,
     policy::Peer,
     protocols::{self, CaptureHandler, CaptureProtocols, CursorPixels, CursorView, LoopSender},
@@ -32,6 +34,14 @@ impl CaptureHandler for Vitrine {
 
     fn copy_pool(&self) -> &CopyPool {
         &self.copy_pool
+    }
+
+    fn start_copy(&mut self, job: CopyJob) {
+        self.copy(job);
+    }
+
+    fn is_held(&self, buffer: &WlBuffer) -> bool {
+        self.is_held_by_gpu(buffer)
     }
 
     fn capture_wanted(&mut self, _output: &Output) {

@@ -319,6 +319,7 @@ fn capture_report(
         held: stats.held,
         buffers: stats.buffers,
         copies: stats.copies,
+        gpu_copies: stats.gpu_copies,
         copied_bytes: stats.copied_bytes,
         voids: stats.voids,
         history: 0, // The caller knows.
@@ -338,6 +339,7 @@ fn client_report(client: u64, stats: &ClientStats) -> ClientReport {
         passthrough: stats.passthrough,
         held: stats.held,
         copies: stats.copies,
+        gpu_copies: stats.gpu_copies,
         copied_bytes: stats.copied_bytes,
         overdue: stats.overdue,
         voids: stats.voids,

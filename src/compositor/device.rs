@@ -49,7 +49,7 @@ pub struct Backend {
     /// Screens in the order of the device's connectors.
     pub screens: Vec<Screen>,
     pub(super) device: kms::Device,
-    gbm: GbmDevice<DrmDeviceFd>,
+    pub(super) gbm: GbmDevice<DrmDeviceFd>,
     node: PathBuf,
     dev_id: libc::dev_t,
     render_node: Option<DrmNode>,
@@ -128,10 +128,13 @@ impl Vitrine {
             active: true,
         };
         self.choose_renderer(&backend)?;
+        let gpu = self.renderer.gpu();
+        self.choose_copier(gpu.as_ref())?;
         // The software EGL of Mesa 22.3 on a display-only device takes a foreign dma-buf and then dies drawing it, as it cannot
-        // map it (26.1 can). pixman maps it itself.
+        // map it. Newer ones can: where the operator trusts such a driver with copies he trusts it with this. pixman maps it
+        // itself.
         let node = backend.render_node();
-        if node.is_some() || matches!(self.renderer, Renderer::Pixman(_)) {
+        if node.is_some() || gpu.is_none() || self.has_gpu_copies() {
             self.announce_dmabuf(Some(node.map_or(dev_id, |node| node.dev_id())));
         }
         self.watch_device(&backend, notifier)?;

@@ -14,7 +14,7 @@ use smithay::{
 
 use super::Vitrine;
 use crate::{
-    output::{Filled, PendingFence, Pointer, StepContext},
+    output::{Filled, Order, Owner, PendingFence, Pointer, StepContext},
     protocols,
     time::Time,
 };
@@ -57,6 +57,7 @@ impl Vitrine {
         // The clients' requests may have taken their time.
         self.turn.set(None);
         let now = self.turn();
+        self.check_gpu_copies(now);
         // What the last turn completed goes out first: whose request it answers may want the commit that follows, and
         // whose it does not answer wants it all the more.
         let outputs: Vec<_> = self.captures.keys().cloned().collect();
@@ -95,11 +96,7 @@ impl Vitrine {
         for fence in fences {
             self.watch_fence(fence);
         }
-        for order in orders {
-            if let Err(filled) = self.copier.order(order) {
-                self.slot_filled(filled);
-            }
-        }
+        self.give_orders(orders);
         for key in forget {
             if let Some(token) = self.fences.remove(&key) {
                 self.event_loop.remove(token);
@@ -116,6 +113,7 @@ impl Vitrine {
         }
         self.rest(now);
         wake = earliest(wake, self.listening.deadline());
+        wake = earliest(wake, self.gpu_copies.next_deadline(now));
         self.set_alarm(wake, now);
     }
 
@@ -151,12 +149,27 @@ impl Vitrine {
         }
     }
 
+    /// For the copying thread.
+    pub(super) fn give_orders(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            if let Err(filled) = self.copier.order(order) {
+                self.slot_filled(filled);
+            }
+        }
+    }
+
     /// The copying thread is done with a slot.
     pub(super) fn slot_filled(&mut self, filled: Filled) {
+        let output = match &filled.owner {
+            Owner::Screen(output) => output.clone(),
+            Owner::Window(identifier) => {
+                let identifier = identifier.clone();
+                return self.window_drawn(&identifier, filled);
+            }
+        };
         let Some(backend) = self.backend.as_mut() else {
             return;
         };
-        let output = filled.output.clone();
         let capture = self.captures.get_mut(&output);
         if let (Some(screen), Some(capture)) = (backend.screen(&output), capture) {
             screen.filled(filled, capture, Time::now());

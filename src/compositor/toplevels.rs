@@ -1,11 +1,10 @@
-//! The list of windows for clients (ext-foreign-toplevel-list), and captures of single windows.
+//! The list of windows for clients (ext-foreign-toplevel-list).
 //!
-//! The list follows the windows that are mapped; once per turn of the loop it is compared with them. A window is drawn
-//! into memory only while somebody captures it, and only when a frame is due.
+//! The list follows the windows that are mapped; once per turn of the loop it is compared with them. `window_capture` draws
+//! those that are captured.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use drm_fourcc::DrmModifier;
 use smithay::{
     desktop::Window,
     reexports::{
@@ -28,18 +27,8 @@ use smithay::{
     },
 };
 
-use super::{device::refresh_of, Vitrine};
-use crate::{
-    capture::{
-        CaptureConfig, Demand, FrameFormat, JobId, OutputCapture, PlainMemory, Producer, SlotMemory,
-    },
-    protocols::{self, CaptureHandler},
-    render::{Renderer, WindowCanvas},
-    time::Time,
-};
-
-/// A window whose sides are longer is not captured: no renderer draws it, and a client chooses the size.
-const LONGEST_SIDE: i32 = 16_384;
+use super::{window_capture::WindowCapture, Vitrine};
+use crate::protocols::{self, CaptureHandler};
 
 /// The windows that clients were told of.
 #[derive(Debug)]
@@ -47,28 +36,19 @@ pub struct Toplevels {
     list: ForeignToplevelListState,
     /// The list's present global.
     global: GlobalId,
-    windows: Vec<Toplevel>,
+    pub(super) windows: Vec<Toplevel>,
+    /// The number of the last picture of any window.
+    pub(super) last_job: u64,
 }
 
 #[derive(Debug)]
-struct Toplevel {
-    window: Window,
+pub(super) struct Toplevel {
+    pub(super) window: Window,
     handle: ForeignToplevelHandle,
-    identifier: Arc<str>,
+    pub(super) identifier: Arc<str>,
     title: String,
     app_id: String,
-    capture: Option<WindowCapture>,
-}
-
-/// The frames of one window, while somebody has a session on it.
-#[derive(Debug)]
-struct WindowCapture {
-    capture: OutputCapture,
-    canvas: Option<WindowCanvas>,
-    slots: Vec<Arc<PlainMemory>>,
-    last_job: u64,
-    /// It was said that drawing fails.
-    failing: bool,
+    pub(super) capture: Option<WindowCapture>,
 }
 
 impl Toplevels {
@@ -77,10 +57,11 @@ impl Toplevels {
             global: list.global(),
             list,
             windows: Vec::new(),
+            last_job: 0,
         }
     }
 
-    fn find(&mut self, identifier: &str) -> Option<&mut Toplevel> {
+    pub(super) fn find(&mut self, identifier: &str) -> Option<&mut Toplevel> {
         self.windows
             .iter_mut()
             .find(|known| *known.identifier == *identifier)
@@ -185,89 +166,6 @@ impl Vitrine {
             });
         }
     }
-
-    /// The capture side of a window; made when somebody asks for it first.
-    pub(super) fn window_capture(&mut self, identifier: &str) -> Option<&mut OutputCapture> {
-        let config = CaptureConfig {
-            ring_slots: CaptureConfig::MIN_SLOTS,
-            // The history is of screens. With one a window would never be without a viewer.
-            history: 0,
-            ..self.capture_config()
-        };
-        let waker = self.waker();
-        let refresh = self
-            .shell
-            .space
-            .outputs()
-            .next()
-            .map_or(Duration::from_millis(16), refresh_of);
-        let known = self.toplevels.find(identifier)?;
-        let capture = known.capture.get_or_insert_with(|| WindowCapture {
-            capture: OutputCapture::new(config, refresh, waker),
-            canvas: None,
-            slots: Vec::new(),
-            last_job: 0,
-            failing: false,
-        });
-        Some(&mut capture.capture)
-    }
-
-    /// The session is being locked: captures of windows have no pictures, and forget those that they had. They get other
-    /// memory when they go on.
-    pub(super) fn forget_window_pictures(&mut self, now: Time) {
-        let captures = self.toplevels.windows.iter_mut();
-        for capture in captures.filter_map(|known| known.capture.as_mut()) {
-            capture.canvas = None;
-            capture.capture.clear_buffers(now);
-        }
-    }
-
-    /// Draws the captured windows that are due, and delivers.
-    pub(super) fn run_toplevels(&mut self, now: Time) {
-        if self
-            .toplevels
-            .windows
-            .iter()
-            .all(|known| known.capture.is_none())
-        {
-            return;
-        }
-        let mut resized = Vec::new();
-        let mut polled = Vec::new();
-        for known in &mut self.toplevels.windows {
-            let Some(capture) = &mut known.capture else {
-                continue;
-            };
-            if !capture.capture.is_watched() {
-                known.capture = None;
-                continue;
-            }
-            if self.shell.curtain().is_some() {
-                // Nothing of a window is shown to anybody now.
-                polled.push((known.identifier.clone(), capture.capture.poll(now)));
-                continue;
-            }
-            let scale = scale_of(&self.shell, &known.window);
-            if capture.fit(&known.window, scale, &self.renderer, now) {
-                resized.push(known.identifier.clone());
-            }
-            capture.step(&known.window, &mut self.renderer, now);
-            polled.push((known.identifier.clone(), capture.capture.poll(now)));
-        }
-        for identifier in resized {
-            protocols::toplevel_changed(self, &identifier);
-        }
-        for (identifier, events) in polled {
-            protocols::deliver_toplevel(self, &identifier, events);
-        }
-    }
-}
-
-/// The scale of the screen that the window is on.
-fn scale_of(shell: &crate::shell::Shell, window: &Window) -> f64 {
-    let outputs = shell.space.outputs_for_element(window);
-    let output = outputs.first();
-    output.map_or(1.0, |output| output.current_scale().fractional_scale())
 }
 
 impl Toplevel {
@@ -280,93 +178,6 @@ impl Toplevel {
         self.handle.send_done();
         self.title = title;
         self.app_id = app_id;
-    }
-}
-
-impl WindowCapture {
-    /// Makes a ring of the window's size if it has another one; returns whether it did.
-    fn fit(&mut self, window: &Window, scale: f64, renderer: &Renderer, now: Time) -> bool {
-        let size = window
-            .geometry()
-            .size
-            .to_physical_precise_round::<_, i32>(scale);
-        let fitting = self
-            .canvas
-            .as_ref()
-            .is_some_and(|canvas| canvas.size() == (size.w, size.h) && canvas.scale() == scale);
-        if fitting {
-            return false;
-        }
-        let side = 1..=LONGEST_SIDE;
-        if !side.contains(&size.w) || !side.contains(&size.h) {
-            if self.canvas.take().is_some() {
-                self.capture.clear_buffers(now);
-            }
-            return false;
-        }
-        self.canvas = Some(WindowCanvas::new((size.w, size.h), scale));
-        self.slots = (0..CaptureConfig::MIN_SLOTS)
-            .map(|_| Arc::default())
-            .collect();
-        let memories = self
-            .slots
-            .iter()
-            .map(|slot| Arc::clone(slot) as Arc<dyn SlotMemory>);
-        let width = size.w.unsigned_abs();
-        let format = FrameFormat {
-            width,
-            height: size.h.unsigned_abs(),
-            fourcc: renderer.window_format(),
-            modifier: DrmModifier::Linear,
-            stride: width * 4,
-            offset: 0,
-        };
-        if let Err(error) = self.capture.set_buffers(format, memories.collect(), now) {
-            tracing::error!(target: "vitrine::capture", %error, "a window cannot be captured");
-        }
-        true
-    }
-
-    /// Notes what changed, and draws a frame if one is due.
-    fn step(&mut self, window: &Window, renderer: &mut Renderer, now: Time) {
-        let Some(canvas) = &mut self.canvas else {
-            return;
-        };
-        match renderer.window_damage(window, canvas) {
-            Ok(damage) if damage.is_empty() => {}
-            Ok(damage) => self.capture.committed(&damage, None),
-            Err(error) => return self.note_failure(&error),
-        }
-        if self.capture.demand(now) != Demand::Now {
-            return;
-        }
-        self.last_job += 1;
-        let job = JobId(self.last_job);
-        let Ok(slot) = self.capture.arm(job, Producer::Render, now) else {
-            return;
-        };
-        let Some(memory) = self.slots.get(usize::from(slot.index)) else {
-            return self.capture.fail(job);
-        };
-        let mut drawn = Ok(());
-        memory.write(|pixels| drawn = renderer.draw_window(window, canvas, pixels));
-        self.capture.committed(&[], Some(job));
-        match drawn {
-            Ok(()) => {
-                self.failing = false;
-                self.capture.complete(job, now, now);
-            }
-            Err(error) => {
-                self.capture.fail(job);
-                self.note_failure(&error);
-            }
-        }
-    }
-
-    fn note_failure(&mut self, error: &crate::render::RenderError) {
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(target: "vitrine::capture", %error, "a captured window cannot be drawn");
-        }
     }
 }
 

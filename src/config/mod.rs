@@ -22,9 +22,9 @@ pub use self::{
     access::{AccessAction, AccessDefault, AccessRule, AccessSection, AccessSocket, Privilege},
     error::{ConfigError, Problem},
     values::{
-        AccelProfile, DeviceChoice, DmabufTargets, Indicator, KeyboardRepeat, LogTarget, ModeRule,
-        MotionRule, OutputMode, PacingRule, PlaneName, ProducerChoice, RendererChoice, SinkRule,
-        TransformRule,
+        AccelProfile, DeviceChoice, DmabufTargets, GpuChoice, Indicator, KeyboardRepeat, LogTarget,
+        ModeRule, MotionRule, OutputMode, PacingRule, PlaneName, ProducerChoice, RendererChoice,
+        SinkRule, TransformRule,
     },
 };
 
@@ -72,6 +72,8 @@ pub struct CaptureSection {
     pub producer: ProducerChoice,
     /// Whether the copy protocol offers dma-buf targets.
     pub dmabuf: DmabufTargets,
+    /// Whether the GPU copies into dma-bufs.
+    pub gpu_copies: GpuChoice,
     /// Whether the writeback connector may write a lone client's dma-buf itself.
     pub passthrough: bool,
     /// Whether what is on the screen is leased to capture clients itself where it is the whole picture.
@@ -105,6 +107,7 @@ impl Default for CaptureSection {
             cooling: Duration::from_millis(2),
             producer: ProducerChoice::Auto,
             dmabuf: DmabufTargets::Auto,
+            gpu_copies: GpuChoice::Auto,
             passthrough: true,
             lease_primary: true,
             pacing: PacingRule::Safe,

@@ -14,8 +14,9 @@ use super::{
     },
     schema,
     values::{
-        AccelProfile, DeviceChoice, DmabufTargets, Indicator, KeyboardRepeat, LogTarget, ModeRule,
-        MotionRule, PacingRule, PlaneName, ProducerChoice, RendererChoice, SinkRule, TransformRule,
+        AccelProfile, DeviceChoice, DmabufTargets, GpuChoice, Indicator, KeyboardRepeat, LogTarget,
+        ModeRule, MotionRule, PacingRule, PlaneName, ProducerChoice, RendererChoice, SinkRule,
+        TransformRule,
     },
     AppSection, CaptureSection, Config, CursorSection, InputSection, KeyboardSection, LogSection,
     MetricsSection, OutputRule, PointerSection, SeatSection, TouchSection,
@@ -133,6 +134,18 @@ fn capture(table: &Table<'_>) -> CaptureSection {
                         ("auto", DmabufTargets::Auto),
                         ("on", DmabufTargets::On),
                         ("off", DmabufTargets::Off),
+                    ],
+                )
+            })
+            .unwrap_or_default(),
+        gpu_copies: table
+            .get("gpu_copies", |v| {
+                choice(
+                    v,
+                    &[
+                        ("auto", GpuChoice::Auto),
+                        ("on", GpuChoice::On),
+                        ("off", GpuChoice::Off),
                     ],
                 )
             })

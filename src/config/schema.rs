@@ -87,6 +87,7 @@ pub const CAPTURE: Section = Section {
         ),
         key("producer", "\"auto\", \"writeback\" or \"render\""),
         key("dmabuf", "\"auto\", \"on\" or \"off\""),
+        key("gpu_copies", "\"auto\", \"on\" or \"off\""),
         key("passthrough", BOOLEAN),
         key("lease_primary", BOOLEAN),
         key("pacing", PACING),

@@ -58,6 +58,7 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
             &["'default'", "'gpu'", "''", "true"],
         ),
         ("[capture]", "dmabuf") => (&["'on'", "'off'"], &["true", "'yes'"]),
+        ("[capture]", "gpu_copies") => (&["'on'", "'off'"], &["true", "'gpu'"]),
         ("[capture]", "passthrough") => (&["false"], &["'auto'", "1"]),
         ("[[output]]", "passthrough") => (&["true", "false"], &["1", "'yes'"]),
         ("[capture]", "lease_primary") => (&["false"], &["'auto'", "1"]),
@@ -316,8 +317,8 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
     assert_eq!(
         complaint("[capture]\nring_slots = 3\nqouta = 1\n"),
         "compositor.toml:3: unknown key \"qouta\" in [capture]; valid keys: ring_slots, quota, hold_deadline_ms, \
-         grace_refreshes, cooling_ms, producer, dmabuf, passthrough, lease_primary, pacing, every_nth, pipelined_unlisted, \
-         hold_refreshes, motion, history, history_dir, indicator; did you mean \"quota\"?"
+         grace_refreshes, cooling_ms, producer, dmabuf, gpu_copies, passthrough, lease_primary, pacing, every_nth, \
+         pipelined_unlisted, hold_refreshes, motion, history, history_dir, indicator; did you mean \"quota\"?"
     );
     let far = complaint("[seat]\nwallpaper = 1\n");
     assert_eq!(

@@ -48,6 +48,18 @@ pub enum DmabufTargets {
     Off,
 }
 
+/// `capture.gpu_copies`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GpuChoice {
+    /// The GPU copies into dma-bufs where there is one.
+    #[default]
+    Auto,
+    /// A GL driver that draws on the CPU counts as a GPU.
+    On,
+    /// Worker threads make all copies.
+    Off,
+}
+
 /// `capture.pacing`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PacingRule {

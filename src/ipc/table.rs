@@ -89,7 +89,7 @@ fn capture_text(report: &CaptureReport) -> String {
             report.jobs, report.probes, report.lost, report.late, report.failed, report.stalls, report.recoveries
         )),
         ("slots", format!("{} buffers, {} held, {} in quarantine, {} taken back", report.buffers, report.held, report.quarantined, report.voids)),
-        ("copies", format!("{}, {} bytes", report.copies, report.copied_bytes)),
+        ("copies", format!("{} ({} of them by the GPU), {} bytes", report.copies, report.gpu_copies, report.copied_bytes)),
         ("flip to ready", latency(&report.flip_to_ready)),
     ];
     for (name, value) in rows {
@@ -99,7 +99,7 @@ fn capture_text(report: &CaptureReport) -> String {
         return text;
     }
     let mut rows = vec![words(
-        "client frames passed held copies bytes overdue voids refused median_ms p99_ms",
+        "client frames passed held copies gpu bytes overdue voids refused median_ms p99_ms",
     )];
     rows.extend(report.clients.iter().map(|client| {
         vec![
@@ -108,6 +108,7 @@ fn capture_text(report: &CaptureReport) -> String {
             client.passthrough.to_string(),
             client.held.to_string(),
             client.copies.to_string(),
+            client.gpu_copies.to_string(),
             client.copied_bytes.to_string(),
             client.overdue.to_string(),
             client.voids.to_string(),

@@ -174,6 +174,8 @@ pub struct CaptureReport {
     pub buffers: u64,
     /// Copies into clients' memory.
     pub copies: u64,
+    /// Of these, copies that the GPU made.
+    pub gpu_copies: u64,
     /// Bytes of these copies.
     pub copied_bytes: u64,
     /// Frames taken back from clients.
@@ -214,6 +216,8 @@ pub struct ClientReport {
     pub held: u64,
     /// Copies into its memory.
     pub copies: u64,
+    /// Of these, copies that the GPU made.
+    pub gpu_copies: u64,
     /// Bytes of these copies.
     pub copied_bytes: u64,
     /// Frames that it held too long.

@@ -97,6 +97,12 @@ pub fn is_idle(dmabuf: &Dmabuf) -> bool {
     dmabuf.handles().all(idle)
 }
 
+/// Whether nobody writes the memory now, as far as its fences tell.
+pub fn is_written(dmabuf: &Dmabuf) -> bool {
+    let written = |fd: std::os::fd::BorrowedFd<'_>| ready(fd.as_fd(), PollFlags::IN);
+    dmabuf.handles().all(|fd| written(fd).unwrap_or(false))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]

@@ -1,13 +1,15 @@
 //! Faults on purpose: the atomic ioctl that fails, and the fence that lies, when a test says so.
 //!
 //! The plan is a comma-separated list, for example
-//! `commit:10=EBUSY,commit:20..30=EINVAL,fence:5=never,fence:7=error,fence:9=late250,modeset-writeback=EINVAL`:
+//! `commit:10=EBUSY,commit:20..30=EINVAL,fence:5=never,fence:7=error,fence:9=late250,copy:3=refused,modeset-writeback=EINVAL`:
 //!
 //! - `commit:N=ERRNO`, `commit:A..B=ERRNO`: the N-th (A-th to B-th, both included) frame commit of the device fails.
 //!   Counting starts at 1; modesets and TEST_ONLY commits do not count.
 //! - `test:N=ERRNO`, `modeset:N=ERRNO`: the same for TEST_ONLY commits and for real ALLOW_MODESET ones.
 //! - `fence:N=never|error|lateMS`: the out-fence of the N-th writeback job never signals, signals with EIO, or signals MS
 //!   milliseconds after its commit at the earliest. A range is possible here too.
+//! - `copy:N=refused|never|error|lateMS`: the N-th copy that the GPU is to make fails at once, or its fence does as above.
+//! - `window:N=never|error|lateMS`: the same for the N-th picture of a window that the GPU draws.
 //! - `modeset-writeback=ERRNO`: every request that attaches a writeback connector fails, as on kernels whose clone check
 //!   refuses it.
 //!
@@ -42,10 +44,20 @@ pub struct FaultPlanError {
 }
 
 const VALID: &str = "commit:N=ERRNO, commit:A..B=ERRNO, test:N=ERRNO, modeset:N=ERRNO, \
-                     fence:N=never|error|lateMS, modeset-writeback=ERRNO, separated by commas, with ERRNO one of \
+                     fence:N=never|error|lateMS, copy:N=refused|never|error|lateMS, \
+                     window:N=never|error|lateMS, modeset-writeback=ERRNO, separated by commas, with ERRNO one of \
                      EBUSY, EINVAL, ENOMEM, EACCES, ENODEV, ENOSPC";
 
 type Rules<T> = Vec<(RangeInclusive<u64>, T)>;
+
+/// What goes wrong with a copy that the GPU makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFault {
+    /// The driver does not take it.
+    Refused,
+    /// Its fence lies.
+    Fence(FenceFault),
+}
 
 /// Which commits and fences shall go wrong. Empty: none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +66,8 @@ pub struct FaultPlan {
     tests: Rules<Errno>,
     modesets: Rules<Errno>,
     fences: Rules<FenceFault>,
+    copies: Rules<CopyFault>,
+    windows: Rules<FenceFault>,
     modeset_writeback: Option<Errno>,
 }
 
@@ -67,6 +81,16 @@ impl FaultPlan {
             None => Ok(Self::default()),
             Some(value) => value.to_string_lossy().parse(),
         }
+    }
+
+    /// What is planned for the n-th copy of the GPU, counted from 1.
+    pub fn copy(&self, n: u64) -> Option<CopyFault> {
+        planned(&self.copies, n)
+    }
+
+    /// What is planned for the n-th picture of a window, counted from 1.
+    pub fn window(&self, n: u64) -> Option<FenceFault> {
+        planned(&self.windows, n)
     }
 
     /// Whether nothing is planned.
@@ -108,6 +132,11 @@ impl FaultPlan {
             "test" => self.tests.push((which, errno(effect)?)),
             "modeset" => self.modesets.push((which, errno(effect)?)),
             "fence" => self.fences.push((which, fence_fault(effect)?)),
+            "window" => self.windows.push((which, fence_fault(effect)?)),
+            "copy" if effect == "refused" => self.copies.push((which, CopyFault::Refused)),
+            "copy" => self
+                .copies
+                .push((which, CopyFault::Fence(fence_fault(effect)?))),
             _ => return Err("unknown word before `:`"),
         }
         Ok(())
@@ -242,7 +271,7 @@ mod tests {
     #[test]
     fn the_documented_example_is_understood() {
         let plan: FaultPlan = "commit:10=EBUSY,commit:20..30=EINVAL,fence:5=never,fence:7=error,\
-                               fence:9=late250,modeset-writeback=EINVAL"
+                               fence:9=late250,copy:3=refused,copy:4..5=never,window:1=error,modeset-writeback=EINVAL"
             .parse()
             .unwrap();
         assert_eq!(planned(&plan.commits, 10), Some(Errno::BUSY));
@@ -253,6 +282,10 @@ mod tests {
             planned(&plan.fences, 9),
             Some(FenceFault::Late(Duration::from_millis(250)))
         );
+        assert_eq!(plan.copy(3), Some(CopyFault::Refused));
+        assert_eq!(plan.copy(5), Some(CopyFault::Fence(FenceFault::Never)));
+        assert_eq!(plan.copy(6), None);
+        assert_eq!(plan.window(1), Some(FenceFault::Error));
         assert_eq!(plan.modeset_writeback, Some(Errno::INVAL));
     }
 

@@ -6,7 +6,7 @@ use std::{io, os::fd::OwnedFd, ptr::NonNull};
 
 use drm::buffer::Handle;
 use rustix::{
-    fd::AsFd,
+    fd::{AsFd, BorrowedFd},
     ioctl::{ioctl, opcode, Setter},
     mm::{mmap, munmap, MapFlags, ProtFlags},
 };
@@ -120,18 +120,18 @@ const DMA_BUF_IOCTL_SYNC: rustix::ioctl::Opcode = opcode::write::<u64>(b'b', 0);
 ///
 /// # Errors
 /// The kernel cannot synchronise; `f` was not called, or what it wrote may not be seen by others.
-pub fn in_step<T>(dmabuf: &OwnedFd, access: CpuAccess, f: impl FnOnce() -> T) -> io::Result<T> {
+pub fn in_step<T>(dmabuf: impl AsFd, access: CpuAccess, f: impl FnOnce() -> T) -> io::Result<T> {
     let access = match access {
         CpuAccess::Read => SYNC_READ,
         CpuAccess::Write => SYNC_WRITE,
     };
-    sync(dmabuf, access | SYNC_START)?;
+    sync(dmabuf.as_fd(), access | SYNC_START)?;
     let result = f();
-    sync(dmabuf, access | SYNC_END)?;
+    sync(dmabuf.as_fd(), access | SYNC_END)?;
     Ok(result)
 }
 
-fn sync(dmabuf: &OwnedFd, flags: u64) -> io::Result<()> {
+fn sync(dmabuf: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
     rustix::io::retry_on_intr(|| {
         // SAFETY: the opcode reads exactly one u64 of flags.
         unsafe { ioctl(dmabuf, Setter::<DMA_BUF_IOCTL_SYNC, u64>::new(flags)) }

@@ -38,7 +38,7 @@ const OUTPUT_COUNTERS: [OfOutput; 3] = [
     }),
 ];
 
-const CAPTURE_COUNTERS: [OfCapture; 15] = [
+const CAPTURE_COUNTERS: [OfCapture; 16] = [
     (
         "vitrine_capture_frames",
         "Captured frames published.",
@@ -110,6 +110,11 @@ const CAPTURE_COUNTERS: [OfCapture; 15] = [
         |c| c.copies,
     ),
     (
+        "vitrine_capture_gpu_copies",
+        "Of the copies into clients' memory, those that the GPU made.",
+        |c| c.gpu_copies,
+    ),
+    (
         "vitrine_capture_copied_bytes",
         "Bytes copied into clients' memory.",
         |c| c.copied_bytes,
@@ -152,7 +157,7 @@ const CAPTURE_GAUGES: [OfCapture; 7] = [
     }),
 ];
 
-const CLIENT_COUNTERS: [OfClient; 5] = [
+const CLIENT_COUNTERS: [OfClient; 6] = [
     (
         "vitrine_capture_client_frames",
         "Frames delivered to a client that is connected.",
@@ -167,6 +172,11 @@ const CLIENT_COUNTERS: [OfClient; 5] = [
         "vitrine_capture_client_copies",
         "Copies into the memory of a client that is connected.",
         |c| c.copies,
+    ),
+    (
+        "vitrine_capture_client_gpu_copies",
+        "Of these, copies that the GPU made.",
+        |c| c.gpu_copies,
     ),
     (
         "vitrine_capture_client_copied_bytes",
@@ -374,6 +384,7 @@ mod tests {
             output: "odd\"\\\nname".to_owned(),
             frames: 41,
             trust: "trusted".to_owned(),
+            gpu_copies: 5,
             copied_bytes: 1 << 40,
             flip_to_ready: LatencyReport::from(&latencies),
             clients: vec![client],
@@ -404,6 +415,7 @@ mod tests {
         let odd = r#"output="odd\"\\\nname""#;
         for line in [
             format!("vitrine_capture_frames_total{{{odd}}} 41"),
+            format!("vitrine_capture_gpu_copies_total{{{odd}}} 5"),
             format!("vitrine_capture_copied_bytes_total{{{odd}}} 1099511627776"),
             format!("vitrine_capture_client_frames_total{{{odd},client=\"3\"}} 7"),
             format!("vitrine_capture_flip_to_ready_seconds_bucket{{{odd},le=\"0.004000\"}} 1"),

@@ -338,6 +338,7 @@ impl Screen {
             voids = capture.voids,
             buffers = capture.buffers,
             copies = capture.copies,
+            gpu_copies = capture.gpu_copies,
             copied_bytes = capture.copied_bytes,
             "summary",
         );

@@ -1,5 +1,5 @@
 //! The thread that fills slots for the render producer: copies of scanout buffers with the cursor on top, and waits for
-//! pictures that a GPU draws. The event loop never does either.
+//! pictures that a GPU draws, those of captured windows too. The event loop never does either.
 //!
 //! It must not know sessions or views. The scanout buffer is kept by `chain`, the slot by its job, until the end is told.
 
@@ -16,6 +16,7 @@ use super::{ring::Slot, scanout::ReadableScanout};
 use crate::{
     capture::{copy::copy_pixels, JobId, TargetLayout},
     geometry::Rect,
+    kms::{Fence, FenceStatus},
     render::CursorPicture,
 };
 
@@ -56,13 +57,24 @@ pub enum Work {
     },
     /// The GPU draws; say when it is done.
     Wait(SyncPoint),
+    /// The same, known by its fence.
+    Watch(Fence),
 }
 
-/// Work for a job of an output.
+/// Whose picture it is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Owner {
+    /// A screen's.
+    Screen(Output),
+    /// A window's, by its identifier.
+    Window(Arc<str>),
+}
+
+/// Work for a job of a capture.
 #[derive(Debug)]
 pub struct Order {
     /// Whose.
-    pub output: Output,
+    pub owner: Owner,
     /// For which job.
     pub job: JobId,
     /// What.
@@ -73,7 +85,7 @@ pub struct Order {
 #[derive(Debug)]
 pub struct Filled {
     /// Whose.
-    pub output: Output,
+    pub owner: Owner,
     /// Which job's.
     pub job: JobId,
     /// Whether a scanout buffer was read for it.
@@ -105,15 +117,15 @@ impl Copier {
         Ok(Self { orders })
     }
 
-    /// Takes an order. Never blocks; each output has at most two copies at a time.
+    /// Takes an order. Never blocks; each output has at most two copies at a time, and each window one picture.
     ///
     /// # Errors
     /// The end of the order, when the thread is gone.
     pub fn order(&self, order: Order) -> Result<(), Filled> {
         self.orders.send(order).map_err(|refused| {
-            let Order { output, job, work } = refused.0;
+            let Order { owner, job, work } = refused.0;
             Filled {
-                output,
+                owner,
                 job,
                 copied: work.reads_scanout(),
                 result: Err("the copying thread is gone".to_owned()),
@@ -126,13 +138,13 @@ impl Work {
     fn reads_scanout(&self) -> bool {
         match self {
             Work::Copy { .. } => true,
-            Work::Wait(_) => false,
+            Work::Wait(_) | Work::Watch(_) => false,
         }
     }
 }
 
 fn fill(order: Order) -> Filled {
-    let Order { output, job, work } = order;
+    let Order { owner, job, work } = order;
     let copied = work.reads_scanout();
     let result = match &work {
         Work::Copy {
@@ -142,9 +154,10 @@ fn fill(order: Order) -> Filled {
             overlay,
         } => copy(from, to, rects, overlay.as_ref()),
         Work::Wait(sync) => wait(sync).map(|()| 0),
+        Work::Watch(fence) => watch(fence).map(|()| 0),
     };
     Filled {
-        output,
+        owner,
         job,
         copied,
         result,
@@ -152,16 +165,23 @@ fn fill(order: Order) -> Filled {
 }
 
 fn wait(sync: &SyncPoint) -> Result<(), String> {
-    let Some(fence) = sync.export() else {
-        return sync
+    match sync.export() {
+        Some(fence) => watch(&Fence::from_sync_file(fence)),
+        None => sync
             .wait()
-            .map_err(|_| "the wait was interrupted".to_owned());
-    };
+            .map_err(|_| "the wait was interrupted".to_owned()),
+    }
+}
+
+fn watch(fence: &Fence) -> Result<(), String> {
     let patience = Timespec::try_from(GPU_PATIENCE).map_err(|error| error.to_string())?;
-    let mut fds = [PollFd::new(&fence, PollFlags::IN)];
+    let mut fds = [PollFd::new(fence, PollFlags::IN)];
     match rustix::io::retry_on_intr(|| poll(&mut fds, Some(&patience))) {
         Ok(0) => Err("the GPU did not finish in time".to_owned()),
-        Ok(_) => Ok(()),
+        Ok(_) => match fence.status() {
+            FenceStatus::Failed(errno) => Err(format!("the GPU's fence has the error {errno}")),
+            FenceStatus::Signaled | FenceStatus::Pending => Ok(()),
+        },
         Err(error) => Err(error.to_string()),
     }
 }

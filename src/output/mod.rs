@@ -24,6 +24,7 @@ mod screen;
 mod shared;
 mod slot_contents;
 mod targets;
+mod window_slot;
 
 use smithay::{
     input::pointer::CursorImageStatus,
@@ -40,10 +41,11 @@ use crate::{
     time::Time,
 };
 
-pub use copier::{Copier, Filled, Order};
+pub use copier::{Copier, Filled, Order, Owner, Work};
 pub use describe::describe;
 pub use report::ScreenReport;
 pub use screen::{Screen, ScreenError, ScreenSetup};
+pub use window_slot::WindowSlot;
 
 /// The pointer, in the logical coordinates of all screens.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@
 //! copies what the slot lacks (`copier`). Else the scene is drawn into the slot.
 
 use super::{
-    copier::{Filled, Order, Overlay, Work},
+    copier::{Filled, Order, Overlay, Owner, Work},
     passthrough::PassedThrough,
     producer::{decide, Connector, CursorPlace, Decision, Facts},
     render_jobs::Ended,
@@ -323,7 +323,7 @@ impl Screen {
             let result = match work {
                 Ok(Some(work)) => {
                     step.orders.push(Order {
-                        output: self.output.clone(),
+                        owner: Owner::Screen(self.output.clone()),
                         job,
                         work,
                     });

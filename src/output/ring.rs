@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use smithay::backend::{
@@ -16,7 +16,9 @@ use smithay::backend::{
 };
 
 use crate::{
-    capture::{FrameFormat, OutputCapture, SlotId, SlotMemory, TargetLayout},
+    capture::{
+        DirectBuffer, FrameFormat, OutputCapture, Reader, Readers, SlotId, SlotMemory, TargetLayout,
+    },
     kms::{self, Access, Framebuffer, RingBuffer},
     render::Canvas,
     time::Time,
@@ -24,16 +26,21 @@ use crate::{
 
 /// A ring buffer as the memory of a slot.
 #[derive(Debug)]
-pub struct Slot(RingBuffer);
+pub struct Slot {
+    buffer: RingBuffer,
+    /// Made once, when a GPU is to know it: a renderer keeps one import for each.
+    gpu: OnceLock<Option<Arc<Dmabuf>>>,
+    readers: Readers,
+}
 
 impl Slot {
     /// How its pixels lie in memory, for a copy into it.
     pub fn target_layout(&self) -> TargetLayout {
-        let layout = self.0.layout();
+        let layout = self.buffer.layout();
         TargetLayout {
             width: layout.width,
             height: layout.height,
-            fourcc: self.0.fourcc(),
+            fourcc: self.buffer.fourcc(),
             stride: layout.stride,
             offset: layout.offset,
         }
@@ -44,25 +51,33 @@ impl Slot {
     /// # Errors
     /// The driver does not let it be written.
     pub fn write(&self, f: &mut dyn FnMut(&mut [u8])) -> io::Result<()> {
-        self.0.write(f)
+        self.buffer.write(f)
     }
 }
 
 impl SlotMemory for Slot {
     fn export(&self) -> io::Result<OwnedFd> {
-        self.0.export()
+        self.buffer.export()
     }
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.dmabuf())
+        Some(self.buffer.dmabuf())
     }
 
     fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        self.0.read(f)
+        self.buffer.read(f)
+    }
+
+    fn buffer(&self) -> Option<DirectBuffer> {
+        Some(self.gpu()?.clone() as DirectBuffer)
+    }
+
+    fn begin_reading(&self) -> Option<Reader> {
+        Some(self.readers.begin())
     }
 
     fn readers_idle(&self) -> bool {
-        self.0.readers_idle()
+        self.readers.are_idle() && self.buffer.readers_idle()
     }
 }
 
@@ -109,7 +124,10 @@ impl CaptureBuffers {
             stride: layout.stride,
             offset: layout.offset,
         };
-        let all: Vec<_> = buffers.into_iter().map(|b| Arc::new(Slot(b))).collect();
+        let all: Vec<_> = buffers
+            .into_iter()
+            .map(|b| Arc::new(Slot::new(b)))
+            .collect();
         let memory = all
             .iter()
             .map(|slot| Arc::clone(slot) as Arc<dyn SlotMemory>);
@@ -126,7 +144,7 @@ impl CaptureBuffers {
 
     /// The framebuffer of a slot of this ring.
     pub fn framebuffer(&self, slot: SlotId) -> Option<&Arc<Framebuffer>> {
-        self.slots.get(&slot).map(|slot| slot.0.framebuffer())
+        self.slots.get(&slot).map(|slot| slot.buffer.framebuffer())
     }
 
     /// A slot of this ring.
@@ -140,7 +158,7 @@ impl CaptureBuffers {
     /// What the driver says.
     pub fn check_writable(&self) -> io::Result<()> {
         match self.slots.values().next() {
-            Some(slot) => slot.0.writable().map(drop),
+            Some(slot) => slot.buffer.writable().map(drop),
             None => Ok(()),
         }
     }
@@ -166,8 +184,8 @@ impl CaptureBuffers {
 
 impl Slot {
     fn cpu_canvas(&self) -> Result<Canvas, String> {
-        let mapping = self.0.writable().map_err(|error| error.to_string())?;
-        let layout = self.0.layout();
+        let mapping = self.buffer.writable().map_err(|error| error.to_string())?;
+        let layout = self.buffer.layout();
         let first = mapping
             .as_ptr()
             .wrapping_add(usize::try_from(layout.offset).unwrap_or(0));
@@ -178,19 +196,43 @@ impl Slot {
             .map_err(|error| error.to_string())
     }
 
-    fn gpu_canvas(&self) -> io::Result<Canvas> {
-        let layout = self.0.layout();
-        let side = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-        let mut builder = Dmabuf::builder(
-            (side(layout.width), side(layout.height)),
-            self.0.fourcc(),
-            self.0.modifier(),
-            DmabufFlags::empty(),
-        );
-        builder.add_plane(self.0.export()?, 0, layout.offset, layout.stride);
-        let dmabuf = builder.build().ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Canvas::Dmabuf(dmabuf))
+    fn new(buffer: RingBuffer) -> Self {
+        Self {
+            buffer,
+            gpu: OnceLock::new(),
+            readers: Readers::default(),
+        }
     }
+
+    /// The slot for a GPU.
+    fn gpu(&self) -> Option<&Arc<Dmabuf>> {
+        let make = || {
+            let unknown = |error: &io::Error| {
+                tracing::warn!(target: "vitrine::output", %error, "a capture buffer is not for the GPU");
+            };
+            let gpu = gpu_buffer(&self.buffer).inspect_err(unknown);
+            gpu.ok().map(Arc::new)
+        };
+        self.gpu.get_or_init(make).as_ref()
+    }
+
+    fn gpu_canvas(&self) -> io::Result<Canvas> {
+        let gpu = self.gpu().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Canvas::Dmabuf(Dmabuf::clone(gpu)))
+    }
+}
+
+fn gpu_buffer(buffer: &RingBuffer) -> io::Result<Dmabuf> {
+    let layout = buffer.layout();
+    let side = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+    let mut builder = Dmabuf::builder(
+        (side(layout.width), side(layout.height)),
+        buffer.fourcc(),
+        buffer.modifier(),
+        DmabufFlags::empty(),
+    );
+    builder.add_plane(buffer.export()?, 0, layout.offset, layout.stride);
+    Ok(builder.build().ok_or(io::ErrorKind::InvalidInput)?)
 }
 
 /// Why there is no ring.

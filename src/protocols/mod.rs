@@ -2,7 +2,7 @@
 //!
 //! The room turns requests into `OutputCapture` sessions and requests, and `CaptureEvent`s into Wayland events. It
 //! decides nothing about slots, quotas or deadlines (that is the ring's), it knows no DRM, and it touches pixels only
-//! through the [`crate::capture::CopyTarget`]s that it hands to the copy workers.
+//! through the [`crate::capture::CopyTarget`]s of the copies that it asks for.
 //!
 //! It is generic over the compositor's state `D`, in the shape of Smithay's own modules: `D` implements
 //! [`CaptureHandler`] and invokes [`crate::delegate_capture_protocols!`]. `output/` then feeds the room: [`deliver`]
@@ -29,11 +29,12 @@ use std::{fmt, sync::Arc};
 use smithay::output::Output;
 use wayland_server::{
     backend::{ClientId, GlobalId},
+    protocol::wl_buffer::WlBuffer,
     Client, DisplayHandle, GlobalDispatch,
 };
 
 use crate::{
-    capture::{CaptureEvent, CopyPool, FrameFormat, OutputCapture},
+    capture::{CaptureEvent, CopyJob, CopyPool, FrameFormat, OutputCapture},
     policy::Peer,
     time::Time,
 };
@@ -66,6 +67,16 @@ pub trait CaptureHandler: Sized + 'static {
 
     /// The threads that copy frames into client buffers.
     fn copy_pool(&self) -> &CopyPool;
+
+    /// Makes a copy, by whatever way is best for it; its `done` is called in every case.
+    fn start_copy(&mut self, job: CopyJob) {
+        self.copy_pool().submit(job);
+    }
+
+    /// Whether a copy that does not end may still write the buffer's memory: it is a target for nobody then.
+    fn is_held(&self, _buffer: &WlBuffer) -> bool {
+        false
+    }
 
     /// Something was requested or given back on this output: look at `OutputCapture::demand` and `poll` again.
     ///

@@ -1,6 +1,6 @@
 //! Client buffers as targets of copies: wl_shm and linear dma-bufs.
 //!
-//! A target is checked against the frames' format in the event loop ([`check`]) and written on a worker thread
+//! A target is checked against the frames' format in the event loop ([`check`]) and written by the GPU or on a worker thread
 //! ([`open`]). Between the two, and during the copy, the client may do anything with its memory.
 
 use std::{io, slice, sync::Arc, time::Duration};
@@ -50,6 +50,8 @@ pub(super) enum Unfit {
     Stride(u32, u64),
     #[error("it needs {0} bytes of memory that has {1}")]
     Memory(u64, u64),
+    #[error("a copy that the GPU does not end may still write it")]
+    Held,
 }
 
 /// The formats that wl_shm targets may have, in the order in which they are announced.
@@ -214,7 +216,7 @@ impl CopyTarget for ShmTarget {
     }
 }
 
-/// A linear dma-buf with one plane, written by the CPU.
+/// A linear dma-buf with one plane; it is mapped only if the CPU writes it.
 struct DmabufTarget {
     dmabuf: Dmabuf,
     /// The offset counts from the plane's start, where the mapping begins.
@@ -324,6 +326,10 @@ impl CopyTarget for DmabufTarget {
         // the copier only stores through this slice and never looks at what is there.
         f(unsafe { slice::from_raw_parts_mut(mapping.ptr().cast::<u8>(), mapping.length()) });
         Ok(())
+    }
+
+    fn buffer(&self) -> Option<DirectBuffer> {
+        Some(Arc::new(self.dmabuf.clone()))
     }
 }
 

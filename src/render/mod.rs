@@ -5,6 +5,7 @@
 
 mod cursor;
 mod curtain;
+mod gpu;
 mod mark;
 mod slot;
 mod window;
@@ -35,9 +36,10 @@ use smithay::{
 use crate::{geometry::Rect, shell::Shell};
 
 pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
+pub use gpu::{GpuAbilities, GpuCopied, GpuCopy};
 pub use mark::Mark;
 pub use slot::{Canvas, SlotDamage};
-pub use window::WindowCanvas;
+pub use window::{WindowCanvas, WindowTarget};
 
 /// Behind all windows: black, as every kiosk shows.
 const BACKGROUND: Color32F = Color32F::new(0.0, 0.0, 0.0, 1.0);
@@ -202,10 +204,12 @@ impl Renderer {
                     .map(drop)
                     .map_err(|e| RenderError::Import(e.to_string()))
             }
-            Renderer::Gles(gles) => gles
-                .import_dmabuf(dmabuf, None)
-                .map(drop)
-                .map_err(|e| RenderError::Import(e.to_string())),
+            Renderer::Gles(gles) => {
+                gpu::check_memory(gles, dmabuf)?;
+                gles.import_dmabuf(dmabuf, None)
+                    .map(drop)
+                    .map_err(|e| RenderError::Import(e.to_string()))
+            }
         }
     }
 

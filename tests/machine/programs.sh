@@ -16,8 +16,10 @@ programs=(grim wayvnc wl-mirror xdg-desktop-portal-wlr)
 others=(
     # what the portal's clients and its pictures' way to them need
     dbus-daemon libglib2.0-bin pipewire-bin wireplumber gstreamer1.0-pipewire gstreamer1.0-tools
-    # software GL for wl-mirror
+    # software GL for wl-mirror, and for Vitrine itself
     libegl1 libegl-mesa0 libgles2 libgl1-mesa-dri
+    # what Vitrine itself needs besides, to be run with that GL
+    libgbm1 libinput10 libpixman-1-0 libseat1 libudev1 libxkbcommon0
 )
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 hash=$(sha256sum <"$here/programs.sh" | cut -c1-12)

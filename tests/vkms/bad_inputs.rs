@@ -53,7 +53,7 @@ enum Outcome {
 use Outcome::{AnyError, Error, Fine};
 
 /// A stage with a painter that has to survive everything.
-struct Trial<'g> {
+pub struct Trial<'g> {
     stage: Stage<'g>,
     client: Client,
     painter: Painter,
@@ -63,7 +63,10 @@ struct Trial<'g> {
 
 impl<'g> Trial<'g> {
     fn new(guest: &'g machine::Guest) -> Self {
-        let stage = Setup::default().start(guest);
+        Self::on(Setup::default().start(guest))
+    }
+
+    pub fn on(stage: Stage<'g>) -> Self {
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 0).unwrap();
         Self {
@@ -301,81 +304,82 @@ fn create(client: &Client, params: &ZwpLinuxBufferParamsV1, width: i32, height: 
 
 #[test]
 fn dmabufs_that_are_none_or_shorter_than_they_say() {
+    machine::boot(Machine::default(), |guest| bad_dmabufs(Trial::new(guest)));
+}
+
+pub fn bad_dmabufs(mut trial: Trial<'_>) {
     const PARAMS: &str = "zwp_linux_buffer_params_v1";
-    machine::boot(Machine::default(), |guest| {
-        let mut trial = Trial::new(guest);
-        let real = || allocate(MemoryKind::Udmabuf, 65536).unwrap();
-        let socket = || OwnedFd::from(UnixStream::pair().unwrap().0);
-        let null = || OwnedFd::from(File::open("/dev/null").unwrap());
-        let fakes: [(&str, OwnedFd); 4] = [
-            ("a memfd", memory(65536)),
-            ("a pipe", pipe().unwrap().0),
-            ("a socket", socket()),
-            ("/dev/null", null()),
-        ];
-        for (what, fd) in fakes {
-            // Whoever draws in software can map a memfd as well; the others cannot be drawn at all.
-            trial.of(what, AnyError(PARAMS), |client| {
-                let buffer = create(client, &params(client, fd.as_fd(), 0, 0, 256), 64, 64);
-                try_show(client, &buffer);
-            });
-        }
-        for (what, offset, stride, width, height) in [
-            ("an offset past the end", 65536, 256, 64, 64),
-            ("an offset that overflows", u32::MAX - 3, 256, 64, 64),
-            ("more lines than there are", 0, 256, 64, 1000),
-            ("a stride below the width", 0, 64, 64, 64),
-            ("a stride that overflows", 0, u32::MAX - 3, 64, 64),
-            ("zero width", 0, 256, 0, 64),
-            ("a negative height", 0, 256, 64, -64),
-            ("a size that overflows", 0, 256, i32::MAX, i32::MAX),
-        ] {
-            trial.of(what, AnyError(PARAMS), |client| {
-                let buffer = create(
-                    client,
-                    &params(client, real().as_fd(), 0, offset, stride),
-                    width,
-                    height,
-                );
-                try_show(client, &buffer);
-            });
-        }
-        // Smithay takes it for the first plane.
-        trial.of("plane 1 without plane 0", Fine, |client| {
-            create(client, &params(client, real().as_fd(), 1, 0, 256), 64, 64);
+    let real = || allocate(MemoryKind::Udmabuf, 65536).unwrap();
+    let socket = || OwnedFd::from(UnixStream::pair().unwrap().0);
+    let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+    let fakes: [(&str, OwnedFd); 4] = [
+        ("a memfd", memory(65536)),
+        ("a pipe", pipe().unwrap().0),
+        ("a socket", socket()),
+        ("/dev/null", null()),
+    ];
+    for (what, fd) in fakes {
+        // Whoever draws in software can map a memfd as well; the others cannot be drawn at all.
+        trial.of(what, AnyError(PARAMS), |client| {
+            let buffer = create(client, &params(client, fd.as_fd(), 0, 0, 256), 64, 64);
+            try_show(client, &buffer);
         });
-        trial.of("plane 4", Error(PARAMS, 1), |client| {
-            create(client, &params(client, real().as_fd(), 4, 0, 256), 64, 64);
+    }
+    for (what, offset, stride, width, height) in [
+        ("an offset past the end", 65536, 256, 64, 64),
+        ("an offset that overflows", u32::MAX - 3, 256, 64, 64),
+        ("more lines than there are", 0, 256, 64, 1000),
+        ("a stride below the width", 0, 64, 64, 64),
+        ("a stride that overflows", 0, u32::MAX - 3, 64, 64),
+        ("zero width", 0, 256, 0, 64),
+        ("a negative height", 0, 256, 64, -64),
+        ("a size that overflows", 0, 256, i32::MAX, i32::MAX),
+    ] {
+        trial.of(what, AnyError(PARAMS), |client| {
+            let buffer = create(
+                client,
+                &params(client, real().as_fd(), 0, offset, stride),
+                width,
+                height,
+            );
+            try_show(client, &buffer);
         });
-        trial.of("a plane set twice", Error(PARAMS, 2), |client| {
-            let params = params(client, real().as_fd(), 0, 0, 256);
-            params.add(real().as_fd(), 0, 0, 256, 0, 0);
-        });
-        trial.of("parameters used twice", Error(PARAMS, 0), |client| {
-            let params = params(client, real().as_fd(), 0, 0, 256);
-            create(client, &params, 64, 64);
-            create(client, &params, 64, 64);
-        });
-        trial.of("no plane at all", Error(PARAMS, 3), |client| {
-            let manager: ZwpLinuxDmabufV1 = client.bind(3, ()).unwrap();
-            let params = manager.create_params(&client.qh, not_busy());
-            create(client, &params, 64, 64);
-        });
-        trial.of("a good one", Fine, |client| {
-            let buffer = create(client, &params(client, real().as_fd(), 0, 0, 256), 64, 64);
-            show(client, &buffer);
-        });
-        trial.of("a thousand refused ones", Fine, |client| {
-            let fd = memory(65536);
-            for _ in 0..1000 {
-                let params = params(client, fd.as_fd(), 0, 0, 256);
-                params.create(64, 64, XRGB8888, Flags::empty());
-                params.destroy();
-                client.roundtrip().unwrap();
-            }
-        });
-        trial.finish();
+    }
+    // Smithay takes it for the first plane.
+    trial.of("plane 1 without plane 0", Fine, |client| {
+        create(client, &params(client, real().as_fd(), 1, 0, 256), 64, 64);
     });
+    trial.of("plane 4", Error(PARAMS, 1), |client| {
+        create(client, &params(client, real().as_fd(), 4, 0, 256), 64, 64);
+    });
+    trial.of("a plane set twice", Error(PARAMS, 2), |client| {
+        let params = params(client, real().as_fd(), 0, 0, 256);
+        params.add(real().as_fd(), 0, 0, 256, 0, 0);
+    });
+    trial.of("parameters used twice", Error(PARAMS, 0), |client| {
+        let params = params(client, real().as_fd(), 0, 0, 256);
+        create(client, &params, 64, 64);
+        create(client, &params, 64, 64);
+    });
+    trial.of("no plane at all", Error(PARAMS, 3), |client| {
+        let manager: ZwpLinuxDmabufV1 = client.bind(3, ()).unwrap();
+        let params = manager.create_params(&client.qh, not_busy());
+        create(client, &params, 64, 64);
+    });
+    trial.of("a good one", Fine, |client| {
+        let buffer = create(client, &params(client, real().as_fd(), 0, 0, 256), 64, 64);
+        show(client, &buffer);
+    });
+    trial.of("a thousand refused ones", Fine, |client| {
+        let fd = memory(65536);
+        for _ in 0..1000 {
+            let params = params(client, fd.as_fd(), 0, 0, 256);
+            params.create(64, 64, XRGB8888, Flags::empty());
+            params.destroy();
+            client.roundtrip().unwrap();
+        }
+    });
+    trial.finish();
 }
 
 /// A window that is on the screen.

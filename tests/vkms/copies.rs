@@ -35,16 +35,16 @@ impl SplitMix {
 }
 
 /// A session with one buffer that is never cleared: what the compositor does not copy stays old.
-struct Copier {
-    client: Client,
-    session: CopySession,
-    buffer: Buffer,
+pub struct Copier {
+    pub client: Client,
+    pub session: CopySession,
+    pub buffer: Buffer,
     /// It captures each so many rounds.
     rhythm: u32,
 }
 
 impl Copier {
-    fn new(stage: &Stage<'_>, kind: MemoryKind, fourcc: u32, rhythm: u32) -> Self {
+    pub fn new(stage: &Stage<'_>, kind: MemoryKind, fourcc: u32, rhythm: u32) -> Self {
         let mut client = stage.client();
         let output = client.output(None).unwrap();
         let session = CopySession::open(&mut client, &output, true).unwrap();
@@ -60,7 +60,7 @@ impl Copier {
     }
 
     /// Captures until the frame is not older than `shown`. The client itself declares but one pixel to be worthless.
-    fn capture(&mut self, shown: std::time::Duration) -> Vec<Rect> {
+    pub fn capture(&mut self, shown: std::time::Duration) -> Vec<Rect> {
         let mut damage = Vec::new();
         loop {
             let one = [Rect::new(639, 479, 1, 1)];
@@ -73,7 +73,7 @@ impl Copier {
         }
     }
 
-    fn assert_opaque(&self) {
+    pub fn assert_opaque(&self) {
         let clear = |bytes: &[u8]| {
             bytes
                 .chunks_exact(4)
@@ -84,7 +84,7 @@ impl Copier {
     }
 }
 
-fn random_damage(stage: &Stage<'_>, copiers: &mut [Copier], seed: u64, rounds: u32) {
+pub fn random_damage(stage: &Stage<'_>, copiers: &mut [Copier], seed: u64, rounds: u32) {
     let mut random = SplitMix(seed);
     let (mut client, mut painter) = stage.painter();
     let mut shown = painter.present(&mut client, 1).unwrap();
@@ -189,51 +189,54 @@ fn screencopy_into_dmabufs_is_exact_too() {
         let stage = Setup::default()
             .with("[capture]\ndmabuf = \"on\"")
             .start(guest);
-        let (mut client, mut painter) = stage.painter();
-        let mut eyes = stage.client();
-        let output = eyes.output(None).unwrap();
-        let screencopy = Screencopy::new(&eyes).unwrap();
-        let region = Rect::new(100, 50, 201, 99);
-        // The buffers are kept: what a copy leaves out stays old.
-        let mut buffers = Vec::new();
-        for kind in [MemoryKind::Udmabuf, MemoryKind::Heap] {
-            for part in [None, Some(region)] {
-                let frame = screencopy.frame(&mut eyes, &output, true, part).unwrap();
-                let size = part.map_or((640, 480), |part| (part.width as u32, part.height as u32));
-                assert_eq!(frame.record().dmabuf, Some((XRGB8888, size.0, size.1)));
-                let mut buffer = frame.buffer(&mut eyes, kind).unwrap();
-                buffer.write(|bytes| bytes.fill(0x5a));
-                buffers.push((kind, part, buffer));
-            }
-        }
-        for n in [1, 2, 500] {
-            painter.present(&mut client, n).unwrap();
-            let whole = painter.expected();
-            for (kind, part, buffer) in &buffers {
-                let frame = screencopy.frame(&mut eyes, &output, true, *part).unwrap();
-                let taken = frame.picture(&mut eyes, buffer).unwrap();
-                let expected = part.map_or(whole.clone(), |part| cut(&whole, part));
-                taken.assert_same(&expected, &format!("{n} in {kind:?}, {part:?}"));
-            }
-        }
-        // With damage, as those that record do it.
-        let (_, _, buffer) = &buffers[0];
-        for n in 600..606 {
-            let frame = screencopy.frame(&mut eyes, &output, true, None).unwrap();
-            frame.copy(&eyes, buffer, true).unwrap();
-            painter.present(&mut client, n).unwrap();
-            let end = frame.wait_end(&mut eyes, SECOND * 20).unwrap();
-            assert!(end.is_some(), "{n}: the capture failed");
-            let whole = [Rect::new(0, 0, 640, 480)];
-            assert_eq!(frame.record().damage, whole);
-            picture_of(buffer).assert_same(&painter.expected(), "with damage");
-        }
-        drop(buffers);
+        screencopy_into_dmabufs(&stage, Rect::new(100, 50, 201, 99));
         stage.finish("Virtual-1");
     });
 }
 
-fn cut(picture: &Picture, part: Rect) -> Picture {
+/// Takes the screen and a part of it, into buffers of each sort.
+pub fn screencopy_into_dmabufs(stage: &Stage<'_>, region: Rect) {
+    let (mut client, mut painter) = stage.painter();
+    let mut eyes = stage.client();
+    let output = eyes.output(None).unwrap();
+    let screencopy = Screencopy::new(&eyes).unwrap();
+    // The buffers are kept: what a copy leaves out stays old.
+    let mut buffers = Vec::new();
+    for kind in [MemoryKind::Udmabuf, MemoryKind::Heap] {
+        for part in [None, Some(region)] {
+            let frame = screencopy.frame(&mut eyes, &output, true, part).unwrap();
+            let size = part.map_or((640, 480), |part| (part.width as u32, part.height as u32));
+            assert_eq!(frame.record().dmabuf, Some((XRGB8888, size.0, size.1)));
+            let mut buffer = frame.buffer(&mut eyes, kind).unwrap();
+            buffer.write(|bytes| bytes.fill(0x5a));
+            buffers.push((kind, part, buffer));
+        }
+    }
+    for n in [1, 2, 500] {
+        painter.present(&mut client, n).unwrap();
+        let whole = painter.expected();
+        for (kind, part, buffer) in &buffers {
+            let frame = screencopy.frame(&mut eyes, &output, true, *part).unwrap();
+            let taken = frame.picture(&mut eyes, buffer).unwrap();
+            let expected = part.map_or(whole.clone(), |part| cut(&whole, part));
+            taken.assert_same(&expected, &format!("{n} in {kind:?}, {part:?}"));
+        }
+    }
+    // With damage, as those that record do it.
+    let (_, _, buffer) = &buffers[0];
+    for n in 600..606 {
+        let frame = screencopy.frame(&mut eyes, &output, true, None).unwrap();
+        frame.copy(&eyes, buffer, true).unwrap();
+        painter.present(&mut client, n).unwrap();
+        let end = frame.wait_end(&mut eyes, SECOND * 20).unwrap();
+        assert!(end.is_some(), "{n}: the capture failed");
+        let whole = [Rect::new(0, 0, 640, 480)];
+        assert_eq!(frame.record().damage, whole);
+        picture_of(buffer).assert_same(&painter.expected(), "with damage");
+    }
+}
+
+pub fn cut(picture: &Picture, part: Rect) -> Picture {
     let mut cut = Picture::filled(part.width as u32, part.height as u32, 0);
     for (place, pixel) in cut.pixels.iter_mut().enumerate() {
         let (x, y) = (place as u32 % cut.width, place as u32 / cut.width);

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The tree of programs, if it is there.
-fn tree(program: &str) -> Option<PathBuf> {
+pub fn tree(program: &str) -> Option<PathBuf> {
     let link = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/programs");
     let tree = link.canonicalize().ok();
     let tree = tree.filter(|tree| tree.join("usr/bin").join(program).exists());
@@ -39,19 +39,32 @@ fn tree(program: &str) -> Option<PathBuf> {
 }
 
 /// The tree, mounted in the guest. The programs in there see the guest's /run, /tmp, /dev, /proc and /sys.
-struct Programs;
+pub struct Programs;
 
 impl Programs {
     const AT: &str = "/run/programs";
+    /// Where the tree has what cargo has built.
+    const BUILT: &str = "/run/built";
 
-    fn mount(tree: &Path) -> Self {
-        let host = std::ffi::CString::new(tree.to_str().unwrap()).unwrap();
-        create_dir_all(Self::AT).unwrap();
-        mount("none", Self::AT, "hostfs", MountFlags::RDONLY, &*host).unwrap();
+    pub fn mount(tree: &Path) -> Self {
+        let built = Path::new(env!("CARGO_BIN_EXE_vitrine")).parent().unwrap();
+        for (host, at) in [(built, Self::BUILT), (tree, Self::AT)] {
+            let host = std::ffi::CString::new(host.to_str().unwrap()).unwrap();
+            create_dir_all(at).unwrap();
+            mount("none", at, "hostfs", MountFlags::RDONLY, &*host).unwrap();
+        }
         for dir in ["dev", "proc", "sys", "tmp", "run"] {
             mount_bind_recursive(format!("/{dir}"), format!("{}/{dir}", Self::AT)).unwrap();
         }
         Self
+    }
+
+    /// The command that runs vitrine in the tree.
+    pub fn vitrine() -> Vec<String> {
+        let name = Path::new(env!("CARGO_BIN_EXE_vitrine")).file_name();
+        let vitrine = Path::new(Self::BUILT).join(name.unwrap());
+        let words = ["chroot", Self::AT, vitrine.to_str().unwrap()];
+        words.map(str::to_owned).into()
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {

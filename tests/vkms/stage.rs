@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, process::Command};
 use crate::{
     clients::{Client, Painter, PainterOptions},
     machine::{Guest, Proc, Signal, SECOND},
+    newer::Programs,
 };
 
 /// How vitrine is started.
@@ -13,6 +14,7 @@ pub struct Setup {
     faults: String,
     filter: &'static str,
     descriptors: Option<u32>,
+    inside: bool,
 }
 
 impl Default for Setup {
@@ -22,6 +24,7 @@ impl Default for Setup {
             faults: String::new(),
             filter: "info,vitrine=debug",
             descriptors: None,
+            inside: false,
         }
     }
 }
@@ -51,20 +54,32 @@ impl Setup {
         self
     }
 
+    /// What is logged, as in RUST_LOG.
+    pub fn filter(mut self, directives: &'static str) -> Self {
+        self.filter = directives;
+        self
+    }
+
+    /// Runs vitrine in the tree of newer programs, with the C library and the GL of that.
+    pub fn inside(mut self, _: &Programs) -> Self {
+        self.inside = true;
+        self
+    }
+
     /// Starts vitrine without an application.
     pub fn start<'g>(self, guest: &'g Guest) -> Stage<'g> {
         let file = guest.out().join("compositor.toml");
         std::fs::write(&file, &self.config).unwrap();
-        let vitrine = env!("CARGO_BIN_EXE_vitrine");
-        let mut command = match self.descriptors {
-            None => Command::new(vitrine),
-            Some(limit) => {
-                let mut shell = Command::new("sh");
-                let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
-                shell.arg("-c").arg(script).arg(vitrine);
-                shell
-            }
+        let mut words = match self.inside {
+            false => vec![env!("CARGO_BIN_EXE_vitrine").to_owned()],
+            true => Programs::vitrine(),
         };
+        if let Some(limit) = self.descriptors {
+            let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+            words.splice(0..0, ["sh".to_owned(), "-c".to_owned(), script]);
+        }
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.arg("-c").arg(&file).args(["-s", "wayland-test"]);
         command.env("RUST_LOG", self.filter);
         if !self.faults.is_empty() {

@@ -1,21 +1,35 @@
-//! Damage-limited copies of frames into client memory, on worker threads.
+//! Damage-limited copies of frames into client memory, by the GPU or on worker threads.
+//!
+//! [`path`] says by whom. The workers are here; who has a GPU makes the copy that a [`CopyJob`] describes
+//! ([`CopyJob::outline`]) and ends it as the workers do ([`CopyJob::finish`]).
 //!
 //! Knows neither Wayland nor the clients: a [`CopyTarget`] is bytes with a layout, which may be missing or fail at any
 //! moment (a client may shrink its pool during the copy).
 
+mod path;
 mod pixels;
 mod pool;
 
-use std::io;
+use std::{
+    io,
+    panic::{catch_unwind, AssertUnwindSafe},
+};
 
 use drm_fourcc::DrmFourcc;
 
 use crate::{
-    capture::{frame::FrameFormat, lease::Lease},
+    capture::{
+        damage::clip, direct::DirectBuffer, frame::FrameFormat, lease::Lease,
+        output_capture::TARGET,
+    },
     geometry::Rect,
 };
 
-pub use self::{pixels::can_convert, pool::CopyPool};
+pub use self::{
+    path::{path, use_gpu, CopyFacts, CopyPath, Gpu, NoGpuCopies, WorkerReason},
+    pixels::can_convert,
+    pool::CopyPool,
+};
 
 /// How the pixels of a target lie in its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +56,11 @@ pub trait CopyTarget: Send {
     /// # Errors
     /// The memory is gone or failed while it was written (SIGBUS); then nothing is known of what it holds.
     fn with_bytes(&mut self, f: &mut dyn FnMut(&mut [u8])) -> Result<(), CopyError>;
+
+    /// The same memory for devices, if they can write it.
+    fn buffer(&self) -> Option<DirectBuffer> {
+        None
+    }
 }
 
 /// Copies pixels from one memory to another, outside of any session: `source` has the layout `from`, `target` the layout
@@ -74,6 +93,63 @@ pub struct CopyJob {
     pub done: Box<dyn FnOnce(Result<CopyReport, CopyError>) + Send>,
 }
 
+/// What there is to copy: sizes and formats fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// The part of the frame whose top left pixel becomes the target's.
+    pub area: Rect,
+    /// Pixels of the frame, all inside of the area.
+    pub rects: Vec<Rect>,
+    /// The target has an alpha channel that the frame does not have: these pixels become opaque.
+    pub opaque: bool,
+    /// What a copy of them is.
+    pub report: CopyReport,
+}
+
+impl CopyJob {
+    /// What there is to copy, for a copy that does not go through the CPU.
+    ///
+    /// # Errors
+    /// Sizes or formats do not fit each other.
+    pub fn outline(&self) -> Result<Outline, CopyError> {
+        let format = self.lease.frame().format;
+        let area = self.area.unwrap_or_else(|| format.full());
+        let plan = pixels::Plan::new(format, area, self.target.layout())?;
+        let rects = self.rects.iter().filter_map(|rect| clip(*rect, area));
+        let rects: Vec<Rect> = rects.collect();
+        Ok(Outline {
+            area,
+            opaque: plan.fills_alpha(),
+            report: plan.report(&rects),
+            rects,
+        })
+    }
+
+    /// Frees the slot and the target, then says so: whoever hears it may ask for the next frame at once. What was read
+    /// after the frame was taken back may be another picture.
+    pub fn finish(self, result: Result<CopyReport, CopyError>) {
+        let Self {
+            lease,
+            target,
+            done,
+            area: _,
+            rects: _,
+        } = self;
+        let result = match lease.is_void() {
+            true => result.and(Err(CopyError::Void)),
+            false => result,
+        };
+        let ended = catch_unwind(AssertUnwindSafe(move || {
+            drop(lease);
+            drop(target);
+            done(result);
+        }));
+        if ended.is_err() {
+            tracing::error!(target: TARGET, "the end of a copy panicked");
+        }
+    }
+}
+
 /// What a copy did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CopyReport {
@@ -81,6 +157,8 @@ pub struct CopyReport {
     pub bytes: u64,
     /// Rectangles copied.
     pub rects: u32,
+    /// The GPU made it, and no worker thread.
+    pub gpu: bool,
 }
 
 /// Why there is no copy.

@@ -32,6 +32,11 @@ fn order_and_alpha(fourcc: DrmFourcc) -> Option<(bool, bool)> {
     }
 }
 
+/// Whether it is one of those that are converted into each other.
+pub(super) fn is_plain(fourcc: DrmFourcc) -> bool {
+    order_and_alpha(fourcc).is_some()
+}
+
 /// Sizes of the formats that writeback connectors offer but that are only copied as they are.
 fn bytes_per_pixel(fourcc: DrmFourcc) -> Option<usize> {
     match fourcc {
@@ -151,6 +156,22 @@ impl Plan {
             report.rects += 1;
         }
         Ok(report)
+    }
+
+    /// Whether the target has an alpha channel that the frame does not have: it becomes opaque.
+    pub fn fills_alpha(&self) -> bool {
+        self.conversion.opaque
+    }
+
+    /// What a copy of these rectangles by somebody else is; they are inside of the area.
+    pub fn report(&self, rects: &[Rect]) -> CopyReport {
+        let side = |n: i32| u64::try_from(n).unwrap_or(0);
+        let pixels = |rect: &Rect| side(rect.size.w) * side(rect.size.h);
+        CopyReport {
+            bytes: rects.iter().map(pixels).sum::<u64>() * self.conversion.bytes_per_pixel as u64,
+            rects: u32::try_from(rects.len()).unwrap_or(u32::MAX),
+            gpu: true,
+        }
     }
 
     /// Bytes from the start of the memory to the end of the last pixel.

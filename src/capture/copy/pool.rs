@@ -80,7 +80,7 @@ impl CopyPool {
         let mut state = self.shared.lock();
         if state.closing || state.queue.len() >= MAX_WAITING {
             drop(state);
-            finish(job, Err(CopyError::Busy));
+            job.finish(Err(CopyError::Busy));
             return;
         }
         state.queue.push_back(job);
@@ -98,7 +98,7 @@ impl Drop for CopyPool {
         };
         self.shared.work.notify_all();
         for job in waiting {
-            finish(job, Err(CopyError::Busy));
+            job.finish(Err(CopyError::Busy));
         }
         let state = self.shared.lock();
         let running = |state: &mut State| state.workers > 0;
@@ -124,7 +124,7 @@ impl Shared {
                 error!(target: TARGET, lease = ?job.lease, "a copy panicked");
                 Err(CopyError::Panicked)
             });
-            finish(job, result);
+            job.finish(result);
         }
         self.lock().workers -= 1;
         self.ended.notify_all();
@@ -139,25 +139,6 @@ impl Shared {
             .wait_while(state, idle)
             .unwrap_or_else(PoisonError::into_inner);
         state.queue.pop_front()
-    }
-}
-
-/// Frees the slot and the target, then says so: whoever hears it may ask for the next frame at once.
-fn finish(job: CopyJob, result: Result<CopyReport, CopyError>) {
-    let CopyJob {
-        lease,
-        target,
-        done,
-        area: _,
-        rects: _,
-    } = job;
-    let ended = catch_unwind(AssertUnwindSafe(move || {
-        drop(lease);
-        drop(target);
-        done(result);
-    }));
-    if ended.is_err() {
-        error!(target: TARGET, "the end of a copy panicked");
     }
 }
 
@@ -177,16 +158,11 @@ fn copy(job: &mut CopyJob) -> Result<CopyReport, CopyError> {
         });
     })?;
     target_outcome?;
-    let report = outcome.unwrap_or_else(|| {
+    outcome.unwrap_or_else(|| {
         Err(CopyError::Io(std::io::Error::other(
             "the memory of the frame or the buffer was not given",
         )))
-    })?;
-    // What was read after the frame was taken back may be another picture.
-    if job.lease.is_void() {
-        return Err(CopyError::Void);
-    }
-    Ok(report)
+    })
 }
 
 impl std::fmt::Debug for Shared {

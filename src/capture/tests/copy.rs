@@ -136,7 +136,8 @@ fn only_the_damaged_pixels_are_written() {
         report,
         CopyReport {
             bytes: 12,
-            rects: 2
+            rects: 2,
+            gpu: false
         }
     );
     assert_eq!(pixel(&target, 1, 1), [11, 0xa0, 0xb0, 0x11]);

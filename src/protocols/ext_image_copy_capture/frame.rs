@@ -192,7 +192,11 @@ fn fits<D: CaptureHandler>(
     buffer: &WlBuffer,
     format: &FrameFormat,
 ) -> Result<(), target::Unfit> {
-    target::check(buffer, format, state.dmabuf_device().is_some())
+    target::check(buffer, format, state.dmabuf_device().is_some())?;
+    match state.is_held(buffer) {
+        true => Err(target::Unfit::Held),
+        false => Ok(()),
+    }
 }
 
 fn fail<D: CaptureHandler>(state: &mut D, key: FrameKey, reason: FailureReason) {
@@ -296,7 +300,7 @@ pub(super) fn waiting_for<'a>(
     (frame.stage == Stage::Waiting(request)).then_some((FrameKey { session, number }, frame))
 }
 
-/// Gives a copy to the workers, or puts it off.
+/// Has the copy made, or puts it off.
 fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
     let key = ready.key;
     let dmabufs = state.dmabuf_device().is_some();
@@ -354,7 +358,7 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
             let _ = loop_sender.send(task);
         }),
     };
-    state.copy_pool().submit(job);
+    state.start_copy(job);
 }
 
 /// A worker is through with a copy; the frame, the session and the client may be gone.

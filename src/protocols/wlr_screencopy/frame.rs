@@ -423,7 +423,7 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
     None
 }
 
-/// Gives a copy to the workers, or puts it off.
+/// Has the copy made, or puts it off.
 fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
     let dmabufs = state.dmabuf_device().is_some();
     let copies = &mut state.capture_protocols().screencopy;
@@ -475,7 +475,7 @@ fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
             let _ = loop_sender.send(task);
         }),
     };
-    state.copy_pool().submit(job);
+    state.start_copy(job);
 }
 
 /// A worker is through with a copy; the frame and the client may be gone.
