@@ -49,6 +49,8 @@ pub fn run(
     state.set_config_file(file.map(Path::to_owned));
     watch_signals(&state, signals)?;
     state.start_backend()?;
+    // After the threads that copy and, with a GL driver on the CPU, draw: those keep theirs.
+    session::raise_priority(state.config.nice);
     let socket = state.listen(socket)?;
     tracing::info!(target: "vitrine", %socket, "listening");
     if let Some(socket) = state.listen_privileged()? {

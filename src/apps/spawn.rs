@@ -163,7 +163,7 @@ pub(super) fn spawn(
 /// A session of its own (so that Ctrl+C on our terminal and the terminal's keys are not the application's) and a clean
 /// signal state: the event loop blocks the signals that it reads from a signalfd, and a child inherits the mask. An
 /// application with SIGTERM blocked would have to be killed, and one with SIGCHLD blocked loses its children. Our raised
-/// limit of descriptors is not passed on: programs that use select() break above 1024.
+/// limit of descriptors is not passed on: programs that use select() break above 1024. Nor is the event loop's priority.
 fn detach(command: &mut Command) {
     let descriptors = crate::session::original_descriptor_limit();
     let prepare = move || {
@@ -171,6 +171,7 @@ fn detach(command: &mut Command) {
         if let Some(limit) = descriptors {
             rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
         }
+        crate::session::restore_priority()?;
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set that it is given; sigprocmask reads it. Both are plain calls that
         // are allowed between fork and exec, where only this thread exists.

@@ -296,11 +296,18 @@ impl Vitrine {
 
     /// A turn begins its work: what resting clients have sent until now is part of it.
     pub(super) fn hear_resting_clients(&mut self) {
-        if self.listening.rest.until.is_some() {
+        let resting = self.listening.rest.until;
+        if resting.is_some_and(|until| until <= self.turn() || !self.all_await_flips()) {
             self.hear_clients(Hearing::Patient);
         } else {
             self.forget_clients();
         }
+    }
+
+    /// Whether no screen can show, or be captured, before a flip event comes.
+    fn all_await_flips(&self) -> bool {
+        let screens = self.backend.as_ref().map(|backend| &backend.screens);
+        screens.is_some_and(|screens| screens.iter().all(|screen| screen.awaits_flip()))
     }
 
     /// A turn is over: does the patient set rest?

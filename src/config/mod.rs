@@ -29,12 +29,14 @@ pub use self::{
 };
 
 /// Everything that compositor.toml can say. [`Config::default`] is what an empty file means.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The KMS device to drive.
     pub drm_device: DeviceChoice,
     /// Who draws the picture.
     pub renderer: RendererChoice,
+    /// Nice value of the event loop (-20 to 0), where the system allows it.
+    pub nice: i32,
     /// How the screen is captured.
     pub capture: CaptureSection,
     /// Who may capture it.
@@ -53,6 +55,25 @@ pub struct Config {
     pub app: AppSection,
     /// Where the counters are written.
     pub metrics: MetricsSection,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            drm_device: DeviceChoice::default(),
+            renderer: RendererChoice::default(),
+            nice: -10,
+            capture: CaptureSection::default(),
+            access: AccessSection::default(),
+            outputs: Vec::new(),
+            input: InputSection::default(),
+            cursor: CursorSection::default(),
+            seat: SeatSection::default(),
+            log: LogSection::default(),
+            app: AppSection::default(),
+            metrics: MetricsSection::default(),
+        }
+    }
 }
 
 /// `[capture]`

@@ -65,6 +65,10 @@ fn top(table: &Table<'_>, problems: &Problems<'_>) -> Config {
                 )
             })
             .unwrap_or_default(),
+        nice: table
+            .get("nice", |value| signed(value, -20..=0))
+            .and_then(|nice| i32::try_from(nice).ok())
+            .unwrap_or(Config::default().nice),
         capture: capture(&table.table("capture", schema::CAPTURE)),
         access: access::read(&table.table("access", schema::ACCESS), problems),
         outputs: outputs(table, problems),

@@ -67,6 +67,7 @@ pub const TOP: Section = Section {
             "\"auto\" or the absolute path of a device such as \"/dev/dri/card0\"",
         ),
         key("renderer", "\"auto\", \"pixman\" or \"gles\""),
+        key("nice", "a whole number from -20 to 0"),
     ],
     tables: &[
         "capture", "access", "output", "input", "cursor", "seat", "log", "app", "metrics",

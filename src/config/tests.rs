@@ -45,6 +45,7 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
     match (header, key) {
         ("", "drm_device") => (&["'/dev/dri/card1'"], &["''", "'card0'", "1"]),
         ("", "renderer") => (&["'pixman'", "'gles'"], &["'vulkan'", "'Pixman'", "true"]),
+        ("", "nice") => (&["-20", "0"], &["-21", "1", "-5.0", "'-5'"]),
         ("[capture]", "ring_slots") => (&["3", "8"], &["2", "9", "-1", "4.0", "'4'", "4294967300"]),
         ("[capture]", "quota") => (&["1", "3"], &["0", "4", "true"]),
         ("[capture]", "hold_deadline_ms") => (&["50", "60000"], &["49", "60001"]),
@@ -311,7 +312,7 @@ fn every_key_takes_its_edges_and_refuses_what_is_beyond() {
 fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
     assert_eq!(
         complaint("# a\n\nrendrer = \"gles\"\n"),
-        "compositor.toml:3: unknown key \"rendrer\" in the top level; valid keys: drm_device, renderer, capture, \
+        "compositor.toml:3: unknown key \"rendrer\" in the top level; valid keys: drm_device, renderer, nice, capture, \
          access, output, input, cursor, seat, log, app, metrics; did you mean \"renderer\"?"
     );
     assert_eq!(

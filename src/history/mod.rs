@@ -54,7 +54,10 @@ pub fn write(
     let origin = clock_origin(SystemTime::now(), Time::now());
     thread::Builder::new()
         .name("history".to_owned())
-        .spawn(move || done(write_all(&directory, reels, origin)))
+        .spawn(move || {
+            let _ = crate::session::restore_priority();
+            done(write_all(&directory, reels, origin));
+        })
 }
 
 /// When CLOCK_MONOTONIC was zero, as time since 1970.

@@ -31,6 +31,7 @@ impl MetricsFile {
         thread::Builder::new()
             .name("metrics".to_owned())
             .spawn(move || {
+                let _ = crate::session::restore_priority();
                 let mut failed = false;
                 for snapshot in received {
                     match write(&file, &openmetrics(&snapshot)) {

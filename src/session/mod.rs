@@ -7,7 +7,9 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+use rustix::process::{
+    getpriority_process, getrlimit, setpriority_process, setrlimit, Resource, Rlimit,
+};
 
 use smithay::{
     backend::{
@@ -60,6 +62,43 @@ pub fn raise_descriptor_limit() {
         return;
     }
     let _ = ORIGINAL_DESCRIPTORS.set(original);
+}
+
+static ORIGINAL_NICE: OnceLock<i32> = OnceLock::new();
+
+/// Gives the calling thread, which is the event loop's, this nice value (-20 to 0) if the system lets us: a screen that is
+/// drawn late because the application computes is what a user notices first. Threads that are there already keep theirs.
+pub fn raise_priority(nice: i32) {
+    let Ok(original) = getpriority_process(None) else {
+        return;
+    };
+    if nice >= original {
+        return;
+    }
+    match setpriority_process(None, nice) {
+        Ok(()) => {
+            tracing::debug!(target: "vitrine::session", nice, original, "the event loop has priority");
+            let _ = ORIGINAL_NICE.set(original);
+        }
+        Err(error) => {
+            tracing::debug!(
+                target: "vitrine::session", nice, %error,
+                "the event loop has no priority; `LimitNICE=` in the unit, or CAP_SYS_NICE, allows it"
+            );
+        }
+    }
+}
+
+/// Gives the calling thread the nice value that we were started with: threads and programs that the event loop starts
+/// inherit its own. Allocates nothing, so that it can be called between fork and exec.
+///
+/// # Errors
+/// None that is known: everybody may give up priority.
+pub fn restore_priority() -> std::io::Result<()> {
+    match ORIGINAL_NICE.get() {
+        Some(nice) => Ok(setpriority_process(None, *nice)?),
+        None => Ok(()),
+    }
 }
 
 /// The limit that we were started with, if it was raised: for programs that we start.
