@@ -36,7 +36,7 @@ pub enum Completion {
     Unknown,
 }
 
-/// A job in flight. Overdue ones live on in the ring alone.
+/// A job in flight.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub id: JobId,
@@ -322,7 +322,9 @@ impl OutputCapture {
     /// unknown job is ignored.
     pub fn overdue(&mut self, job: JobId) {
         self.never_again_direct(job);
-        self.keep_from_overdue(job);
+        if let Some(late) = self.jobs.iter().find(|have| have.id == job) {
+            self.overdue.add(job, late.generation, late.target_id());
+        }
         let Some((place, damage)) = self.remove_job(job) else {
             return;
         };
@@ -341,7 +343,7 @@ impl OutputCapture {
             self.ring.free(job);
             self.stats.late_fences += 1;
         }
-        if self.direct.late_fence(job) {
+        if self.overdue.ended(job) {
             self.stats.late_fences += 1;
         }
     }
@@ -351,10 +353,12 @@ impl OutputCapture {
         self.jobs.len()
     }
 
-    /// Whether a job is in flight that shows what was before the present ring, and that nobody will see.
+    /// Whether a job from before the present ring, in flight or overdue, may still be written. Nobody is told of its picture,
+    /// but a client may own the memory, or have it mapped.
     pub fn has_old_jobs(&self) -> bool {
         let generation = self.ring.generation();
         self.jobs.iter().any(|job| job.generation != generation)
+            || self.overdue.is_any_before(generation)
     }
 
     pub(crate) fn discard(&mut self, job: JobId) -> Completion {

@@ -44,11 +44,11 @@ fn all_show(client: &mut Client, output: &OutputInfo, expected: &Picture, what: 
 }
 
 /// The checksum of a frame that the screen shows from now on.
-fn crc_now(guest: &Guest, screen: usize) -> u32 {
+pub fn crc_now(guest: &Guest, screen: usize) -> u32 {
     guest.crc(screen).unwrap().next_frame().unwrap().value
 }
 
-fn plain(colour: u32) -> Picture {
+pub fn plain(colour: u32) -> Picture {
     Picture::filled(640, 480, colour)
 }
 

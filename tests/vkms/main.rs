@@ -39,6 +39,7 @@ mod newer;
 mod pacing;
 mod passthrough;
 mod passthrough_faults;
+mod passthrough_lock;
 mod pause;
 mod pixels;
 mod producer;

@@ -337,6 +337,43 @@ fn a_change_of_mode_voids_the_job_in_flight() {
 }
 
 #[test]
+fn a_job_of_before_counts_until_it_is_over_whether_it_is_in_time_and_whatever_it_writes() {
+    for (direct, late) in [(true, false), (true, true), (false, false), (false, true)] {
+        for proof in [false, true] {
+            let mut rig = rig();
+            let session = rig.streaming();
+            rig.ask(session, 7);
+            let job = match direct {
+                true => rig.commit_direct(&[rect(0, 0, 8, 8)]).unwrap(),
+                false => rig.commit_ring(&[rect(0, 0, 8, 8)]).unwrap(),
+            };
+            assert!(!rig.capture.has_old_jobs(), "it shows the present");
+            if late {
+                rig.capture.overdue(job);
+            }
+            // As when the session is locked.
+            let now = rig.now();
+            rig.capture.clear_buffers(now);
+            let buffers = memories(&stamped(4));
+            rig.capture.set_buffers(format(), buffers, now).unwrap();
+            assert!(rig.capture.has_old_jobs());
+            if !late {
+                // The commit of the next picture did not wait for it.
+                rig.capture.overdue(job);
+            }
+            drop(rig.capture.release_targets(Some(job)));
+            assert!(rig.capture.has_old_jobs(), "it may still be written");
+            match proof {
+                true => drop(rig.capture.release_targets(None)),
+                false => rig.capture.late_fence(job),
+            }
+            assert!(!rig.capture.has_old_jobs());
+            assert!(rig.poll().is_empty(), "nobody is told of it");
+        }
+    }
+}
+
+#[test]
 fn a_picture_that_is_complete_but_not_told_when_all_have_to_go_is_given_to_nobody() {
     let mut rig = rig();
     let session = rig.streaming();

@@ -124,10 +124,21 @@ enum Place {
 #[derive(Debug)]
 struct Flying {
     job: JobId,
+    generation: u32,
     spare: bool,
     place: Place,
     cursor: CursorInFrame,
     shows: Option<Shows>,
+}
+
+/// A job that did not end in time.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    job: JobId,
+    generation: u32,
+    place: Place,
+    /// Whether the hardware is known to have left it behind. The slot stays in quarantine all the same.
+    left_behind: bool,
 }
 
 /// What a frame shows to each view that it serves.
@@ -148,7 +159,7 @@ pub struct World {
     changes: u64,
     next_job: u64,
     flying: Vec<Flying>,
-    overdue: VecDeque<(JobId, Place)>,
+    overdue: VecDeque<Late>,
     targets: [ClientMemory; TARGETS],
     copies: u64,
     /// What the hardware wrote into the memory of a session, until the session is told.
@@ -240,6 +251,7 @@ impl World {
         assert!(!self.sampled.iter().any(resting), "armed during the grace");
         self.flying.push(Flying {
             job,
+            generation: self.capture.ring.generation(),
             spare,
             place: Place::Slot(slot),
             cursor,
@@ -262,6 +274,7 @@ impl World {
         self.capture.arm_direct(job, candidate, cursor);
         self.flying.push(Flying {
             job,
+            generation: self.capture.ring.generation(),
             spare: false,
             place: Place::Target(target, session),
             cursor,
@@ -273,7 +286,7 @@ impl World {
 
     fn is_written(&self, target: u64) -> bool {
         let flying = self.flying.iter().map(|flying| flying.place);
-        let mut places = flying.chain(self.overdue.iter().map(|(_, place)| *place));
+        let mut places = flying.chain(self.overdue.iter().map(|late| late.place));
         places.any(|place| matches!(place, Place::Target(have, _) if have == target))
     }
 
@@ -293,7 +306,8 @@ impl World {
     /// All that may be written is written: jobs in flight and overdue ones.
     fn scribble(&mut self) {
         let flying = self.flying.iter().map(|flying| (flying.job, flying.place));
-        for (job, place) in flying.chain(self.overdue.iter().copied()) {
+        let overdue = self.overdue.iter().map(|late| (late.job, late.place));
+        for (job, place) in flying.chain(overdue) {
             match place {
                 Place::Slot(slot) => self.memory[&slot].stamp.store(job.0, Ordering::Relaxed),
                 Place::Target(target, _) => self.targets[target as usize].stamp = job.0,
@@ -506,10 +520,15 @@ impl World {
             Op::Overdue(at) if at < self.flying.len() => {
                 let flying = self.flying.remove(at);
                 self.capture.overdue(flying.job);
-                self.overdue.push_back((flying.job, flying.place));
+                self.overdue.push_back(Late {
+                    job: flying.job,
+                    generation: flying.generation,
+                    place: flying.place,
+                    left_behind: false,
+                });
             }
             Op::LateFence(at) if at < self.overdue.len() => {
-                let (job, _) = self.overdue.remove(at).unwrap();
+                let job = self.overdue.remove(at).unwrap().job;
                 assert_eq!(self.capture.complete(job, now, now), Completion::Unknown);
                 self.capture.late_fence(job);
             }
@@ -547,7 +566,10 @@ impl World {
             Op::Allow(allowed) => self.capture.allow_direct(PerView::new(|_| allowed)),
             Op::Proven => {
                 self.overdue
-                    .retain(|(_, place)| matches!(place, Place::Slot(_)));
+                    .retain(|late| matches!(late.place, Place::Slot(_)));
+                self.overdue
+                    .iter_mut()
+                    .for_each(|late| late.left_behind = true);
                 drop(self.capture.release_targets(None));
             }
             Op::Cancel(at) => {
@@ -710,6 +732,14 @@ impl World {
 
     fn verify(&self) {
         assert_eq!(self.capture.verify_invariants(), Ok(()));
+        let flying = self.flying.iter().map(|flying| flying.generation);
+        let overdue = self.overdue.iter().filter(|late| !late.left_behind);
+        let mut writing = flying.chain(overdue.map(|late| late.generation));
+        let generation = self.capture.ring.generation();
+        assert_eq!(
+            self.capture.has_old_jobs(),
+            writing.any(|of| of != generation)
+        );
         for memory in &self.targets {
             assert!(
                 memory.handed.is_none_or(|stamp| stamp == memory.stamp),
@@ -770,8 +800,8 @@ impl World {
         for flying in std::mem::take(&mut self.flying) {
             self.capture.fail(flying.job);
         }
-        for (job, _) in std::mem::take(&mut self.overdue) {
-            self.capture.late_fence(job);
+        for late in std::mem::take(&mut self.overdue) {
+            self.capture.late_fence(late.job);
         }
         for memory in self.memory.values() {
             memory.idle.store(true, Ordering::Relaxed);
