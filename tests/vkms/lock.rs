@@ -44,7 +44,7 @@ fn all_show(client: &mut Client, output: &OutputInfo, expected: &Picture, what: 
 }
 
 /// The checksum of a frame that the screen shows from now on.
-pub fn crc_now(guest: &Guest, screen: usize) -> u32 {
+fn crc_now(guest: &Guest, screen: usize) -> u32 {
     guest.crc(screen).unwrap().next_frame().unwrap().value
 }
 

@@ -242,10 +242,15 @@ fn clients_of_the_privileged_socket_have_the_rights_that_others_have_not() {
     });
 }
 
-/// Rewrites the configuration and has vitrine read it.
-pub fn reload(guest: &Guest, stage: &mut Stage<'_>, access: &str, answer: &str) {
+/// Writes another configuration.
+pub fn rewrite(guest: &Guest, access: &str) {
     let text = format!("{access}\n[[output]]\nconnector = \"*\"\nmode = \"640x480\"\n");
     fs::write(guest.out().join("compositor.toml"), text).unwrap();
+}
+
+/// Rewrites the configuration and has vitrine read it.
+pub fn reload(guest: &Guest, stage: &mut Stage<'_>, access: &str, answer: &str) {
+    rewrite(guest, access);
     let before = stage.vitrine.log().matches(answer).count();
     stage.vitrine.signal(Signal::HUP);
     machine::wait_until(answer, SECOND * 20, || {
