@@ -29,8 +29,7 @@ pub enum Completion {
     Published(FrameSeq),
     /// It was written into its client's own memory; [`OutputCapture::poll`] tells the client.
     Written(FrameSeq),
-    /// Its slot is free (or gone) and nobody sees what it wrote: it was a spare job, the mode changed since, or a newer
-    /// frame is published already.
+    /// Its slot is free (or gone) and nobody sees what it wrote: the mode changed since, or a newer frame is published already.
     Discarded,
     /// It was not in flight: never armed, over already, or overdue. An overdue job is never published.
     Unknown,
@@ -43,7 +42,7 @@ pub(crate) struct Job {
     pub producer: Producer,
     /// What its frame will have of the cursor.
     pub cursor: CursorInFrame,
-    /// The views that its frame is for, as long as no newer frame is there; none for a kick or a canary.
+    /// The views that its frame is for, as long as no newer frame is there.
     pub views: PerView<bool>,
     pub generation: u32,
     /// What changed in each view between the previous published frame and this one; `None` until its commit was reported,
@@ -54,7 +53,8 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn is_spare(&self) -> bool {
+    /// Whether each of its views has a newer frame.
+    pub(crate) fn is_superseded(&self) -> bool {
         !self.views.values().any(|wanted| *wanted)
     }
 }
@@ -111,24 +111,6 @@ impl OutputCapture {
     /// The slot of a job in flight or in quarantine.
     pub fn slot_of(&self, job: JobId) -> Option<SlotId> {
         self.ring.slot_of(job)
-    }
-
-    /// A slot for a job that only finds out whether the hardware works (a kick, a canary). No client need want it, and it is
-    /// never published. It ends like any other job.
-    ///
-    /// # Errors
-    /// No slot is free now.
-    pub fn arm_spare(&mut self, job: JobId, producer: Producer, now: Time) -> Result<SlotId, Skip> {
-        self.take_releases(now);
-        let armed = self.take_slot(
-            job,
-            producer,
-            CursorInFrame::Absent,
-            PerView::default(),
-            now,
-        );
-        self.stats.spare_jobs += u64::from(armed.is_ok());
-        armed
     }
 
     fn take_slot(
@@ -234,7 +216,7 @@ impl OutputCapture {
         let (Some(format), Some(done)) = (self.format, self.jobs.get(place)) else {
             return self.discard(job);
         };
-        if done.is_spare() || done.generation != generation {
+        if done.is_superseded() || done.generation != generation {
             return self.discard(job);
         }
         if let Some(target) = done.target {

@@ -15,10 +15,8 @@ pub struct CaptureStats {
     pub by_render: u64,
     /// Of these, frames that the writeback connector wrote into a client's own memory.
     pub passthrough: u64,
-    /// Jobs that were given a slot or a client's memory, spare ones (kicks, canaries) included.
+    /// Jobs that were given a slot or a client's memory.
     pub jobs: u64,
-    /// Of these, jobs that never were to become a frame.
-    pub spare_jobs: u64,
     /// Jobs that were given back because their commit failed.
     pub unarmed: u64,
     /// Jobs whose fence reported an error.

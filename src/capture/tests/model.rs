@@ -35,7 +35,6 @@ pub enum Op {
     Commit(Option<(i32, i32, i32, i32)>, bool, bool),
     /// The cursor is shown there, or hidden; the next commit shows it.
     Cursor(Option<(i32, i32)>),
-    Spare,
     Complete(usize),
     Fail(usize),
     Overdue(usize),
@@ -66,7 +65,6 @@ pub fn op() -> impl Strategy<Value = Op> {
         12 => (rect, any::<bool>(), prop::bool::weighted(0.9))
             .prop_map(|(rect, capture, taken)| Op::Commit(rect, capture, taken)),
         3 => prop::option::weighted(0.7, (0..8i32, 0..8i32)).prop_map(Op::Cursor),
-        1 => Just(Op::Spare),
         12 => (0..3usize).prop_map(Op::Complete),
         1 => (0..2usize).prop_map(Op::Fail),
         2 => (0..2usize).prop_map(Op::Overdue),
@@ -125,7 +123,6 @@ enum Place {
 struct Flying {
     job: JobId,
     generation: u32,
-    spare: bool,
     place: Place,
     cursor: CursorInFrame,
     shows: Option<Shows>,
@@ -229,19 +226,16 @@ impl World {
         self.sampled.clear();
     }
 
-    fn arm(&mut self, spare: bool, cursor: CursorInFrame) -> Option<JobId> {
+    fn arm(&mut self, cursor: CursorInFrame) -> Option<JobId> {
         let job = JobId(self.next_job);
         self.next_job += 1;
         let now = self.now();
         let candidate = self.capture.direct_candidate(cursor, now);
-        if let Some(candidate) = candidate.filter(|_| !spare) {
+        if let Some(candidate) = candidate {
             return Some(self.arm_direct(job, &candidate, cursor));
         }
-        let slot = match spare {
-            true => self.capture.arm_spare(job, Producer::Writeback, now),
-            false => self.capture.arm_view(job, Producer::Writeback, cursor, now),
-        }
-        .ok()?;
+        let slot = self.capture.arm_view(job, Producer::Writeback, cursor, now);
+        let slot = slot.ok()?;
         assert!(
             self.memory[&slot].idle.load(Ordering::Relaxed),
             "armed while a GPU reads it"
@@ -252,7 +246,6 @@ impl World {
         self.flying.push(Flying {
             job,
             generation: self.capture.ring.generation(),
-            spare,
             place: Place::Slot(slot),
             cursor,
             shows: None,
@@ -275,7 +268,6 @@ impl World {
         self.flying.push(Flying {
             job,
             generation: self.capture.ring.generation(),
-            spare: false,
             place: Place::Target(target, session),
             cursor,
             shows: None,
@@ -323,9 +315,7 @@ impl World {
         };
         let mut jobs = Vec::new();
         if capture {
-            let armed = contents
-                .iter()
-                .filter_map(|cursor| self.arm(false, *cursor));
+            let armed = contents.iter().filter_map(|cursor| self.arm(*cursor));
             jobs.extend(armed);
         }
         if !taken {
@@ -372,7 +362,6 @@ impl World {
         let flying = self.flying.remove(at);
         match self.capture.complete(flying.job, self.now(), self.now()) {
             Completion::Published(seq) => {
-                assert!(!flying.spare, "a spare job was published");
                 let newest = View::ALL
                     .into_iter()
                     .filter_map(|view| self.capture.newest(view));
@@ -509,9 +498,6 @@ impl World {
         match op {
             Op::Commit(cells, capture, taken) => self.commit(cells, capture, taken),
             Op::Cursor(at) => self.cursor = at,
-            Op::Spare => {
-                self.arm(true, CursorInFrame::Absent);
-            }
             Op::Complete(at) => self.complete(at),
             Op::Fail(at) if at < self.flying.len() => {
                 let flying = self.flying.remove(at);

@@ -212,22 +212,6 @@ fn the_damage_of_a_lost_job_is_in_the_next_frame() {
 }
 
 #[test]
-fn a_spare_job_is_never_published_and_loses_no_damage() {
-    let mut capture = output();
-    let slot = capture
-        .arm_spare(JobId(1), Producer::Writeback, ms(1))
-        .unwrap();
-    assert!(capture.memory_of(slot).is_some());
-    capture.committed(&[rect(0, 0, 4, 4)], Some(JobId(1)));
-    assert_eq!(
-        capture.complete(JobId(1), ms(1), ms(1)),
-        Completion::Discarded
-    );
-    assert!(capture.newest(View::WithCursor).is_none());
-    assert!(!capture.pending.with_cursor.is_empty());
-}
-
-#[test]
 fn a_released_export_slot_rests_for_the_grace_and_the_display_skips() {
     let mut capture = OutputCapture::new(CaptureConfig::default(), REFRESH, Arc::new(|| {}));
     capture
