@@ -28,4 +28,5 @@ mod screencopy_errors;
 mod server;
 mod session_lock;
 mod slots;
+mod streaming;
 mod toplevel;
