@@ -14,7 +14,7 @@ use crate::{
     },
     faults::assert_clean,
     film::{Cameras, Film},
-    input::Hands,
+    hands::Hands,
     machine::{self, vkms_crc, Guest, Machine, Output, SECOND},
     pause::{switch_to, OtherSession},
     stage::Setup,

@@ -25,6 +25,7 @@ mod cursor_matrix;
 mod faults;
 mod film;
 mod foreign;
+mod hands;
 mod harness;
 mod holders;
 mod hotplug;
