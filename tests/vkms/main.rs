@@ -13,6 +13,7 @@ mod clients;
 #[path = "../machine/mod.rs"]
 mod machine;
 
+mod access;
 mod bad_captures;
 mod bad_inputs;
 mod capture;
