@@ -36,6 +36,7 @@ mod kms;
 mod leaving;
 mod limits;
 mod lock;
+mod lock_life;
 mod mouse;
 mod newer;
 mod pacing;
