@@ -37,6 +37,7 @@ mod leaving;
 mod limits;
 mod lock;
 mod lock_life;
+mod looker;
 mod mouse;
 mod newer;
 mod pacing;

@@ -66,6 +66,18 @@ impl Viewer {
         }
     }
 
+    /// Dies with a request under way: the connection first, so that nothing is said about the objects.
+    pub fn die(self, pending: PendingCopy) {
+        let Self {
+            client,
+            session,
+            buffers,
+            ..
+        } = self;
+        drop(client);
+        drop((pending, session, buffers));
+    }
+
     pub fn buffer(&self) -> &Buffer {
         &self.buffers[self.turn % self.buffers.len()]
     }

@@ -10,6 +10,7 @@ use crate::{
     },
     control::{assert_png_shows, capture_report, msg, pngs},
     faults::assert_clean,
+    hotplug::descriptors,
     machine::{self, Guest, Machine, Output, SECOND},
     passthrough::{alone, Stream, Viewer, ON},
     pause::{switch_to, OtherSession},
@@ -191,11 +192,6 @@ fn a_modeset_under_a_stream_leaves_it_true_and_passthrough_comes_back() {
         assert!(before >= 5 && summary.get("passthrough") >= between + 8);
         assert_clean(&guest.dmesg());
     });
-}
-
-fn descriptors(stage: &Stage<'_>) -> usize {
-    let dir = format!("/proc/{}/fd", stage.vitrine.pid());
-    std::fs::read_dir(dir).unwrap().count()
 }
 
 /// A screen is unplugged while its client waits for a job, and comes back, again and again.

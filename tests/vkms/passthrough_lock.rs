@@ -111,15 +111,7 @@ fn a_job_that_never_ends_does_not_keep_the_session_from_being_locked() {
                 viewer.client.dispatch_for(SECOND / 10).unwrap();
             }
             if !pending.has_ended() {
-                // The connection first, so that nothing is said about the objects.
-                let Viewer {
-                    client,
-                    session,
-                    buffers,
-                    ..
-                } = viewer;
-                drop(client);
-                drop((pending, session, buffers));
+                viewer.die(pending);
                 stage.vitrine.wait_log("capture job overdue", SECOND * 10);
                 break;
             }
