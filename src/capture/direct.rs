@@ -84,6 +84,9 @@ impl fmt::Debug for Candidate {
     }
 }
 
+/// A client whose memory cannot be written so often in a row has none that can.
+const REFUSALS_IN_A_ROW: u8 = 2;
+
 /// What is remembered of it.
 #[derive(Debug, Default)]
 pub(crate) struct Direct {
@@ -139,6 +142,9 @@ impl OutputCapture {
 
     /// The next commit carries a job into the candidate's memory. It ends like one that has a slot.
     pub fn arm_direct(&mut self, job: JobId, candidate: &Candidate, cursor: CursorInFrame) {
+        if let Some(session) = self.sessions.get_mut(&candidate.session()) {
+            session.refused = 0;
+        }
         self.stats.jobs += 1;
         self.blocked = false;
         self.jobs.push(Job {
@@ -152,11 +158,13 @@ impl OutputCapture {
         });
     }
 
-    /// The hardware cannot write what the session's request names: it is answered from the ring.
+    /// The hardware cannot write what the session's request names: it is answered from the ring. Streams take turns between
+    /// buffers, so that the next one may well be written, and is not to find a frame that was captured ahead.
     pub fn refuse_direct(&mut self, session: SessionId) {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.refuse_direct();
-            session.offers_direct = false;
+            session.refused = session.refused.saturating_add(1);
+            session.offers_direct = session.refused < REFUSALS_IN_A_ROW;
         }
     }
 

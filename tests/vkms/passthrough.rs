@@ -431,3 +431,23 @@ fn two_hundred_frames_of_a_stream_cost_an_import_for_each_buffer_and_are_all_tru
         assert_eq!(summary.get("imports"), 2);
     });
 }
+
+#[test]
+fn a_stream_that_takes_turns_with_a_buffer_that_cannot_be_written_has_every_second_frame_passed() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(ON).start(guest);
+        let mut stream = Stream::begin(&stage);
+        stream.change_viewer(Viewer::with(&stage, |client| {
+            let buffer = |client: &mut Client, fourcc| {
+                Buffer::new(client, MemoryKind::Udmabuf, 640, 480, fourcc).unwrap()
+            };
+            vec![buffer(client, XRGB8888), buffer(client, ARGB8888)]
+        }));
+        stream.run(60);
+        stream.finish();
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        // The frames of a slow machine are no stream, or overtaken.
+        assert!(summary.get("passthrough") >= 20 && summary.get("copies") >= 25);
+    });
+}

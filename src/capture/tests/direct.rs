@@ -434,6 +434,44 @@ fn a_stream_into_its_own_memory_is_not_captured_ahead_and_any_other_is() {
     }
 }
 
+/// One buffer of two cannot be written, or neither. What is captured ahead would take the next request from the hardware.
+#[test]
+fn a_buffer_that_is_refused_costs_the_other_one_nothing() {
+    for bad in [&[1][..], &[1, 2]] {
+        let mut rig = rig();
+        let session = rig.capture.open_session(ClientId(1), COPY);
+        let (mut passed, mut ahead) = (0, 0);
+        for turn in 0..20 {
+            let id = 1 + turn % 2;
+            rig.ask(session, id);
+            let damage = [rect(0, 0, 8, 8)];
+            let mut events = rig.poll();
+            if events.is_empty() {
+                if bad.contains(&id) {
+                    assert_eq!(rig.candidate(), Some(session));
+                    rig.capture.refuse_direct(session);
+                }
+                let job = rig.commit_direct(&damage);
+                let job = job.or_else(|| rig.commit_ring(&damage).ok());
+                events = rig.complete(job.unwrap());
+            }
+            passed += i32::from(written(&events).is_some());
+            // Before the copy is over, and the client is back at once.
+            if let Ok(job) = rig.commit_ring(&damage) {
+                ahead += 1;
+                rig.complete(job);
+            }
+            drop(events);
+            rig.poll();
+            rig.now -= 190;
+        }
+        match bad {
+            [_] => assert_eq!((passed, ahead), (10, 0)),
+            _ => assert!(passed == 0 && ahead >= 9, "{ahead} captured ahead"),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
