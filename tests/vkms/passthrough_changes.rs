@@ -167,7 +167,7 @@ fn a_stream_whose_seat_goes_and_comes_back_under_jobs_is_true() {
 }
 
 /// Commits are refused until the whole state is set anew. A buffer that was in the last of them may be taken for the culprit
-/// and be copied to from then on; all others are imported anew and written.
+/// and be copied to from then on; the other is imported anew and written.
 #[test]
 fn a_modeset_under_a_stream_leaves_it_true_and_passthrough_comes_back() {
     machine::boot(Machine::default(), |guest| {
@@ -180,7 +180,6 @@ fn a_modeset_under_a_stream_leaves_it_true_and_passthrough_comes_back() {
             stage.vitrine.log().matches("mode set").count() >= 2
         });
         stream.run(20);
-        stream.change_viewer(Viewer::new(&stage, MemoryKind::Heap));
         let between = capture_report(guest).passthrough;
         stream.run(20);
         stream.finish();
@@ -188,7 +187,8 @@ fn a_modeset_under_a_stream_leaves_it_true_and_passthrough_comes_back() {
         let summary = stage.finish("Virtual-1");
         println!("{before}, {between}; {summary:?}");
         assert!(log.contains("setting the whole display state anew"));
-        assert!(summary.get("modesets") >= 2);
+        let (modesets, imports) = (summary.get("modesets"), summary.get("imports"));
+        assert!(modesets >= 2 && (4..=2 * modesets).contains(&imports));
         assert!(before >= 5 && summary.get("passthrough") >= between + 8);
         assert_clean(&guest.dmesg());
     });
