@@ -174,16 +174,15 @@ impl OutputCapture {
         self.overdue.left_behind(in_flight)
     }
 
-    /// Whether a request waits for the hardware to be known to have left its memory behind.
+    /// Whether it matters that the hardware has left overdue jobs behind: a request names their memory, or they show what is to be
+    /// seen no more.
     pub fn waits_for_proof(&self) -> bool {
         let overdue = |id: TargetId| self.overdue.targets().any(|have| have == id);
-        self.sessions.values().any(|session| {
-            !session.requests.is_empty()
-                && session
-                    .target
-                    .as_ref()
-                    .is_some_and(|target| overdue(target.id))
-        })
+        let waits = |session: &Session| {
+            let target = session.target.as_ref();
+            !session.requests.is_empty() && target.is_some_and(|target| overdue(target.id))
+        };
+        self.overdue.is_any_before(self.ring.generation()) || self.sessions.values().any(waits)
     }
 
     /// Whether the hardware writes, or may write, the memory that the session's request names.

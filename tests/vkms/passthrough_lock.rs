@@ -3,17 +3,16 @@
 
 use crate::{
     clients::{
-        clock,
         copy_capture::picture_of,
         session_lock::{Locker, CURTAIN},
-        MemoryKind,
+        Client, MemoryKind, Painter,
     },
     control::capture_report,
     faults::assert_clean,
     lock::plain,
     machine::{self, Machine, SECOND},
     passthrough::{Viewer, ON},
-    stage::Setup,
+    stage::{Setup, Stage},
 };
 
 const BEGINS: &str = "the session is being locked";
@@ -92,54 +91,55 @@ fn locked_is_said_when_jobs_of_before_into_clients_memory_are_over_however_late_
     });
 }
 
-/// Nothing proves the connector after the death of the only one who looked.
+/// Captures until a job into the viewer's memory is lost, and dies with it.
+fn loses_a_job(stage: &Stage<'_>, (app, painter): (&mut Client, &mut Painter), first: u32) {
+    let lost = || stage.vitrine.log().matches("capture job overdue").count();
+    let before = lost();
+    let mut viewer = Viewer::new(stage, MemoryKind::Udmabuf);
+    for n in first..first + 40 {
+        let pending = viewer.ask();
+        painter.present(app, n).unwrap();
+        viewer.client.dispatch_for(SECOND / 10).unwrap();
+        if !pending.has_ended() {
+            viewer.die(pending);
+            machine::wait_until("the watchdog", SECOND * 10, || lost() > before);
+            return;
+        }
+    }
+    panic!("no job was lost");
+}
+
+/// Nobody waits for a frame that would be worth a probe, and what was lost may still be written.
 #[test]
-fn a_job_that_never_ends_does_not_keep_the_session_from_being_locked() {
+fn a_lost_job_is_known_to_be_left_behind_before_locked_is_said() {
     machine::boot(Machine::default(), |guest| {
-        let setup = Setup::default().with(ON).faults("fence:4=never");
-        let mut stage = setup.start(guest);
+        let faults = "fence:4=never,fence:34=never,fence:64=never";
+        let stage = Setup::default().with(ON).faults(faults).start(guest);
         let (mut app, mut painter) = stage.painter();
-        let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
-        let mut n = 0;
-        let lost = |log: &str| log.matches("capture job overdue").count();
-        while lost(&stage.vitrine.log()) == 0 {
-            n += 1;
-            assert!(n < 40, "no job was lost");
-            let pending = viewer.ask();
-            painter.present(&mut app, n).unwrap();
-            if !pending.has_ended() {
-                viewer.client.dispatch_for(SECOND / 10).unwrap();
-            }
-            if !pending.has_ended() {
-                viewer.die(pending);
-                stage.vitrine.wait_log("capture job overdue", SECOND * 10);
-                break;
-            }
-        }
         let mut locker = stage.client();
-        let asked = clock::now();
-        let lock = Locker::lock(&mut locker).unwrap();
-        println!("locked after {:?}", clock::now() - asked);
-        let log = stage.vitrine.log();
-        assert_eq!(log.matches(ALL_THE_SAME).count(), 1);
-        assert!(!log.contains(RECOVERED));
-        // Who comes now gets the curtain, and the connector is proven meanwhile; then nothing is amiss any more.
-        let mut late = Viewer::new(&stage, MemoryKind::Heap);
-        late.capture().picture.assert_same(&plain(CURTAIN), "late");
-        lock.unlock(&mut locker).unwrap();
-        for n in 100..116 {
-            let shown = painter.present(&mut app, n).unwrap();
-            late.see(&painter, shown, "after the lock");
+        let recovered = || stage.vitrine.log().matches(RECOVERED).count();
+        let mut proven = 0;
+        for round in 0..3 {
+            loses_a_job(&stage, (&mut app, &mut painter), round * 100);
+            let before = recovered();
+            let lock = Locker::lock(&mut locker).unwrap();
+            // A slow machine may not make it in the time that a lock waits.
+            proven += recovered() - before;
+            let mut late = Viewer::new(&stage, MemoryKind::Heap);
+            late.capture().picture.assert_same(&plain(CURTAIN), "late");
+            lock.unlock(&mut locker).unwrap();
+            for n in 0..12 {
+                let shown = painter.present(&mut app, round * 100 + 50 + n).unwrap();
+                late.see(&painter, shown, "after the lock");
+            }
         }
-        stage.vitrine.wait_log(RECOVERED, SECOND * 10);
-        let lock = Locker::lock(&mut locker).unwrap();
-        lock.unlock(&mut locker).unwrap();
         let log = stage.vitrine.log();
         let summary = stage.finish("Virtual-1");
-        println!("{summary:?}");
-        assert_eq!(log.matches(ALL_THE_SAME).count(), 1, "said again");
-        assert_eq!(summary.get("lost"), 1);
-        assert!(summary.get("passthrough") >= 4);
+        println!("{proven} proven; {summary:?}");
+        assert!(proven >= 1);
+        assert!(log.matches(ALL_THE_SAME).count() <= 3 - proven);
+        assert_eq!(summary.get("lost"), 3);
+        assert!(summary.get("passthrough") >= 10);
         assert_clean(&guest.dmesg());
     });
 }

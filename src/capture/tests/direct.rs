@@ -363,11 +363,12 @@ fn a_job_of_before_counts_until_it_is_over_whether_it_is_in_time_and_whatever_it
             }
             drop(rig.capture.release_targets(Some(job)));
             assert!(rig.capture.has_old_jobs(), "it may still be written");
+            assert!(rig.capture.waits_for_proof(), "a probe would tell");
             match proof {
                 true => drop(rig.capture.release_targets(None)),
                 false => rig.capture.late_fence(job),
             }
-            assert!(!rig.capture.has_old_jobs());
+            assert!(!rig.capture.has_old_jobs() && !rig.capture.waits_for_proof());
             assert!(rig.poll().is_empty(), "nobody is told of it");
         }
     }
