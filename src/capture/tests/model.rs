@@ -1,5 +1,8 @@
 //! Random lives of a whole output, beside a model of what is on the screen and in each client's copy of it.
 
+mod checks;
+mod ops;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::atomic::Ordering,
@@ -7,6 +10,7 @@ use std::{
 
 use proptest::prelude::*;
 
+pub use self::ops::{op, Op};
 use super::*;
 use crate::capture::ring::SlotState;
 
@@ -28,67 +32,6 @@ pub fn paint(picture: &mut Picture, rect: Rect, with: impl Fn(usize, usize) -> u
 
 /// Buffers that clients have, all of them together: some client may name one in two sessions.
 const TARGETS: usize = 3;
-
-#[derive(Debug, Clone)]
-pub enum Op {
-    /// A commit with damage of some cells, captured if it may, and whether the kernel takes it.
-    Commit(Option<(i32, i32, i32, i32)>, bool, bool),
-    /// The cursor is shown there, or hidden; the next commit shows it.
-    Cursor(Option<(i32, i32)>),
-    Complete(usize),
-    Fail(usize),
-    Overdue(usize),
-    LateFence(usize),
-    Open(u64, bool, View),
-    Close(usize),
-    Kill(u64),
-    Request(usize),
-    /// A request that names a client's memory, which the hardware may write or not.
-    RequestInto(usize, u64, bool),
-    /// Whether the hardware may write clients' memory.
-    Allow(bool),
-    /// The hardware is known to have left all overdue jobs behind.
-    Proven,
-    Cancel(usize),
-    Invalidate(usize),
-    Release(usize),
-    TellVoid,
-    Busy(usize, bool),
-    Advance(u64),
-    Resize(usize),
-    Clear,
-}
-
-pub fn op() -> impl Strategy<Value = Op> {
-    let rect = prop::option::of((0..8i32, 0..8i32, 1..5i32, 1..5i32));
-    prop_oneof![
-        12 => (rect, any::<bool>(), prop::bool::weighted(0.9))
-            .prop_map(|(rect, capture, taken)| Op::Commit(rect, capture, taken)),
-        3 => prop::option::weighted(0.7, (0..8i32, 0..8i32)).prop_map(Op::Cursor),
-        12 => (0..3usize).prop_map(Op::Complete),
-        1 => (0..2usize).prop_map(Op::Fail),
-        2 => (0..2usize).prop_map(Op::Overdue),
-        2 => (0..3usize).prop_map(Op::LateFence),
-        3 => (0..4u64, any::<bool>(), any::<bool>()).prop_map(|(who, export, bare)| {
-            Op::Open(who, export, View::ALL[usize::from(bare)])
-        }),
-        1 => (0..6usize).prop_map(Op::Close),
-        1 => (0..4u64).prop_map(Op::Kill),
-        14 => (0..6usize).prop_map(Op::Request),
-        14 => (0..6usize, 0..TARGETS as u64, prop::bool::weighted(0.9))
-            .prop_map(|(at, target, direct)| Op::RequestInto(at, target, direct)),
-        2 => prop::bool::weighted(0.8).prop_map(Op::Allow),
-        2 => Just(Op::Proven),
-        1 => (0..6usize).prop_map(Op::Cancel),
-        1 => (0..6usize).prop_map(Op::Invalidate),
-        8 => (0..8usize).prop_map(Op::Release),
-        3 => Just(Op::TellVoid),
-        2 => (0..4usize, any::<bool>()).prop_map(|(slot, busy)| Op::Busy(slot, busy)),
-        6 => prop_oneof![Just(16u64), 0..700u64].prop_map(Op::Advance),
-        1 => (3..6usize).prop_map(Op::Resize),
-        1 => Just(Op::Clear),
-    ]
-}
 
 #[derive(Debug)]
 struct Viewer {
@@ -493,110 +436,6 @@ impl World {
         }
     }
 
-    pub fn apply(&mut self, op: Op) {
-        let now = self.now();
-        match op {
-            Op::Commit(cells, capture, taken) => self.commit(cells, capture, taken),
-            Op::Cursor(at) => self.cursor = at,
-            Op::Complete(at) => self.complete(at),
-            Op::Fail(at) if at < self.flying.len() => {
-                let flying = self.flying.remove(at);
-                self.capture.fail(flying.job);
-            }
-            Op::Overdue(at) if at < self.flying.len() => {
-                let flying = self.flying.remove(at);
-                self.capture.overdue(flying.job);
-                self.overdue.push_back(Late {
-                    job: flying.job,
-                    generation: flying.generation,
-                    place: flying.place,
-                    left_behind: false,
-                });
-            }
-            Op::LateFence(at) if at < self.overdue.len() => {
-                let job = self.overdue.remove(at).unwrap().job;
-                assert_eq!(self.capture.complete(job, now, now), Completion::Unknown);
-                self.capture.late_fence(job);
-            }
-            Op::Open(client, export, view) if self.viewers.len() < 6 => {
-                self.open(client, export, view);
-            }
-            Op::Close(at) => {
-                if let Some(session) = self.session(at) {
-                    self.capture.close_session(session);
-                    self.viewers.remove(&session);
-                }
-            }
-            Op::Kill(client) => {
-                self.capture.close_client(ClientId(client));
-                let viewers = &self.viewers;
-                let dead = |session| {
-                    viewers
-                        .get(&session)
-                        .is_some_and(|viewer| viewer.client == ClientId(client))
-                };
-                self.leases.retain(|lease| !dead(lease.session()));
-                self.viewers
-                    .retain(|_, viewer| viewer.client != ClientId(client));
-            }
-            Op::Request(at) => {
-                if let Some(session) = self.session(at) {
-                    self.request(session);
-                }
-            }
-            Op::RequestInto(at, target, direct) => {
-                if let Some(session) = self.session(at) {
-                    self.request_into(session, target, direct);
-                }
-            }
-            Op::Allow(allowed) => self.capture.allow_direct(PerView::new(|_| allowed)),
-            Op::Proven => {
-                self.overdue
-                    .retain(|late| matches!(late.place, Place::Slot(_)));
-                self.overdue
-                    .iter_mut()
-                    .for_each(|late| late.left_behind = true);
-                drop(self.capture.release_targets(None));
-            }
-            Op::Cancel(at) => {
-                let session = self.session(at);
-                let viewer = session.and_then(|session| self.viewers.get_mut(&session));
-                if let Some(viewer) = viewer.filter(|viewer| viewer.waiting.len() == 1) {
-                    viewer.target = None;
-                }
-                let viewer = session.and_then(|session| self.viewers.get_mut(&session));
-                if let Some(request) = viewer.and_then(|viewer| viewer.waiting.pop_first()) {
-                    self.capture.cancel(request);
-                }
-            }
-            Op::Invalidate(at) => {
-                if let Some(session) = self.session(at) {
-                    self.capture.invalidate_session(session);
-                    self.viewers.get_mut(&session).unwrap().anew = true;
-                }
-            }
-            Op::Release(at) => self.release(at),
-            Op::TellVoid => self.tell_voids(),
-            Op::Busy(at, busy) => {
-                // Only what was published is read; a read that begins after the slot was free is the reader's fault.
-                let read = self.capture.ring.slots().nth(at).filter(|(_, state)| {
-                    matches!(state, SlotState::Published(_) | SlotState::Draining(_))
-                });
-                if let Some((slot, _)) = read {
-                    self.memory[&slot].idle.store(!busy, Ordering::Relaxed);
-                }
-            }
-            Op::Advance(by) => self.now += by,
-            Op::Resize(slots) => self.resize(slots),
-            Op::Clear => {
-                self.capture.clear_buffers(now);
-                self.start_anew();
-            }
-            Op::Fail(_) | Op::Overdue(_) | Op::LateFence(_) | Op::Open(..) => {}
-        }
-        self.poll();
-    }
-
     pub fn poll(&mut self) {
         for event in self.capture.poll(self.now()) {
             match event {
@@ -636,149 +475,6 @@ impl World {
         }
         self.scribble();
         self.verify();
-    }
-
-    fn check_delivery(
-        &mut self,
-        session: SessionId,
-        request: RequestId,
-        lease: &Lease,
-        damage: &[Rect],
-    ) {
-        let frame = lease.frame();
-        let viewer = self
-            .viewers
-            .get_mut(&session)
-            .expect("delivered to a closed session");
-        assert!(
-            viewer.waiting.remove(&request),
-            "answered what was not asked"
-        );
-        assert_eq!(
-            frame.seq,
-            self.capture.newest(viewer.view).unwrap().seq,
-            "not the newest frame"
-        );
-        let (shows, slot, _) = self.frames.get(&frame.seq).expect("no job made this frame");
-        assert_eq!(*slot, frame.slot, "one frame in two slots");
-        assert!(
-            frame.cursor.serves(viewer.view),
-            "a frame of the other view"
-        );
-        let shows = shows.get(viewer.view);
-        assert!(
-            viewer.anew || viewer.last.is_none_or(|last| last < frame.seq),
-            "seen already"
-        );
-        assert!(viewer.export || !damage.is_empty(), "a copy of nothing");
-        if viewer.anew {
-            assert_eq!(damage, [format().full()]);
-        }
-        for rect in damage {
-            paint(&mut viewer.picture, *rect, |x, y| shows[y][x]);
-        }
-        assert_eq!(
-            viewer.picture, *shows,
-            "the damage does not cover what changed"
-        );
-        viewer.anew = false;
-        viewer.last = Some(frame.seq);
-        self.sampled
-            .retain(|(slot, who, _)| *who != session || *slot == frame.slot);
-        *self.delivered.entry(session).or_default() += 1;
-    }
-
-    fn check_written(
-        &mut self,
-        session: SessionId,
-        request: RequestId,
-        shows: &Shows,
-        damage: &[Rect],
-    ) {
-        let viewer = self.viewers.get_mut(&session).unwrap();
-        assert!(
-            viewer.waiting.remove(&request),
-            "answered what was not asked"
-        );
-        let shows = shows.get(viewer.view);
-        assert!(!damage.is_empty(), "a picture of nothing new");
-        if viewer.anew {
-            assert_eq!(damage, [format().full()]);
-        }
-        for rect in damage {
-            paint(&mut viewer.picture, *rect, |x, y| shows[y][x]);
-        }
-        assert_eq!(
-            viewer.picture, *shows,
-            "the damage does not cover what changed"
-        );
-        viewer.anew = false;
-        *self.delivered.entry(session).or_default() += 1;
-    }
-
-    fn verify(&self) {
-        assert_eq!(self.capture.verify_invariants(), Ok(()));
-        let flying = self.flying.iter().map(|flying| flying.generation);
-        let overdue = self.overdue.iter().filter(|late| !late.left_behind);
-        let mut writing = flying.chain(overdue.map(|late| late.generation));
-        let generation = self.capture.ring.generation();
-        assert_eq!(
-            self.capture.has_old_jobs(),
-            writing.any(|of| of != generation)
-        );
-        for memory in &self.targets {
-            assert!(
-                memory.handed.is_none_or(|stamp| stamp == memory.stamp),
-                "a client's memory was written after it was told that its frame is ready"
-            );
-        }
-        let mut held: BTreeMap<ClientId, BTreeSet<FrameSeq>> = BTreeMap::new();
-        let mut slots = BTreeSet::new();
-        for lease in &self.leases {
-            let frame = lease.frame();
-            if let Some(viewer) = self.viewers.get(&lease.session()) {
-                held.entry(viewer.client).or_default().insert(frame.seq);
-            }
-            if lease.is_void() {
-                continue;
-            }
-            slots.insert(frame.slot);
-            let (_, _, job) = self.frames[&frame.seq];
-            let stamp = self.memory[&frame.slot].stamp.load(Ordering::Relaxed);
-            assert_eq!(stamp, job.0, "written while leased");
-        }
-        let quota = self.capture.config().quota;
-        assert!(
-            held.values().all(|frames| frames.len() <= quota),
-            "over quota: {held:?}"
-        );
-        for newest in View::ALL
-            .into_iter()
-            .filter_map(|view| self.capture.newest(view))
-        {
-            let stamp = self.memory[&newest.slot].stamp.load(Ordering::Relaxed);
-            assert_eq!(
-                stamp, self.frames[&newest.seq].2 .0,
-                "the newest frame was written over"
-            );
-            slots.insert(newest.slot);
-        }
-        // Memory: one ring, what is held of older ones, and at most the jobs that were in flight at a change of mode.
-        let ring = self.memory.keys().map(|slot| slot.generation).max();
-        let old = slots
-            .iter()
-            .filter(|slot| Some(slot.generation) != ring)
-            .count();
-        let of_ring = self
-            .memory
-            .keys()
-            .filter(|slot| Some(slot.generation) == ring)
-            .count();
-        let buffers = self.capture.stats().buffers as usize;
-        assert!(
-            buffers <= of_ring + old + self.flying.len(),
-            "{buffers} buffers"
-        );
     }
 
     /// The hardware and the GPUs end what they do; nobody releases anything.
