@@ -22,6 +22,7 @@ mod copy_frames;
 mod cursor;
 mod export_dmabuf;
 mod inbox;
+mod passthrough;
 mod rights;
 mod screencopy;
 mod screencopy_errors;

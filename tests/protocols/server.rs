@@ -3,6 +3,7 @@
 //!
 //! Only these files know how the state looks: the tests use [`Server`] only.
 
+mod hardware;
 mod state;
 mod windows;
 
