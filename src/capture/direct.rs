@@ -55,6 +55,13 @@ pub(crate) struct JobTarget {
     request: RequestId,
 }
 
+impl Job {
+    /// The client's memory that it writes.
+    pub(crate) fn target_id(&self) -> Option<TargetId> {
+        self.target.map(|target| target.id)
+    }
+}
+
 /// The request that the next job may answer in its client's memory.
 #[derive(Clone)]
 pub struct Candidate {
@@ -78,24 +85,16 @@ impl fmt::Debug for Candidate {
     }
 }
 
+/// A client whose memory cannot be written so often in a row has none that can.
+const REFUSALS_IN_A_ROW: u8 = 2;
+
 /// What is remembered of it.
 #[derive(Debug, Default)]
 pub(crate) struct Direct {
     /// The views whose frames the hardware may write into clients' memory.
     allowed: PerView<bool>,
-    /// Memory that an overdue job may still write.
-    overdue: Vec<(JobId, TargetId)>,
     /// What the next poll tells.
     written: Vec<CaptureEvent>,
-}
-
-impl Direct {
-    /// The fence of an overdue job came. Returns whether it was one with a client's memory.
-    pub fn late_fence(&mut self, job: JobId) -> bool {
-        let before = self.overdue.len();
-        self.overdue.retain(|(overdue, _)| *overdue != job);
-        self.overdue.len() < before
-    }
 }
 
 impl OutputCapture {
@@ -144,6 +143,9 @@ impl OutputCapture {
 
     /// The next commit carries a job into the candidate's memory. It ends like one that has a slot.
     pub fn arm_direct(&mut self, job: JobId, candidate: &Candidate, cursor: CursorInFrame) {
+        if let Some(session) = self.sessions.get_mut(&candidate.session()) {
+            session.refused = 0;
+        }
         self.stats.jobs += 1;
         self.blocked = false;
         self.jobs.push(Job {
@@ -157,32 +159,31 @@ impl OutputCapture {
         });
     }
 
-    /// The hardware cannot write what the session's request names: it is answered from the ring.
+    /// The hardware cannot write what the session's request names: it is answered from the ring. Streams take turns between
+    /// buffers, so that the next one may well be written, and is not to find a frame that was captured ahead.
     pub fn refuse_direct(&mut self, session: SessionId) {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.refuse_direct();
-            session.offers_direct = false;
+            session.refused = session.refused.saturating_add(1);
+            session.offers_direct = session.refused < REFUSALS_IN_A_ROW;
         }
     }
 
     /// No overdue job but `in_flight` is written any more: the hardware was given others since, and was proven or given up.
     /// Returns those jobs whose memory was kept until now.
     pub fn release_targets(&mut self, in_flight: Option<JobId>) -> Vec<JobId> {
-        let left_behind = |(job, _): &mut (JobId, TargetId)| Some(*job) != in_flight;
-        let released = self.direct.overdue.extract_if(.., left_behind);
-        released.map(|(job, _)| job).collect()
+        self.overdue.left_behind(in_flight)
     }
 
-    /// Whether a request waits for the hardware to be known to have left its memory behind.
+    /// Whether it matters that the hardware has left overdue jobs behind: a request names their memory, or they show what is to be
+    /// seen no more.
     pub fn waits_for_proof(&self) -> bool {
-        let overdue = |id: TargetId| self.direct.overdue.iter().any(|(_, have)| *have == id);
-        self.sessions.values().any(|session| {
-            !session.requests.is_empty()
-                && session
-                    .target
-                    .as_ref()
-                    .is_some_and(|target| overdue(target.id))
-        })
+        let overdue = |id: TargetId| self.overdue.targets().any(|have| have == id);
+        let waits = |session: &Session| {
+            let target = session.target.as_ref();
+            !session.requests.is_empty() && target.is_some_and(|target| overdue(target.id))
+        };
+        self.overdue.is_any_before(self.ring.generation()) || self.sessions.values().any(waits)
     }
 
     /// Whether the hardware writes, or may write, the memory that the session's request names.
@@ -190,9 +191,8 @@ impl OutputCapture {
         let Some(target) = session.target.as_ref() else {
             return false;
         };
-        let in_flight = self.jobs.iter().filter_map(|job| job.target);
-        let overdue = self.direct.overdue.iter().map(|(_, id)| *id);
-        let mut written = in_flight.map(|target| target.id).chain(overdue);
+        let in_flight = self.jobs.iter().filter_map(|job| job.target_id());
+        let mut written = in_flight.chain(self.overdue.targets());
         written.any(|id| id == target.id)
     }
 
@@ -323,25 +323,14 @@ impl OutputCapture {
         }
     }
 
-    /// The hardware may still write the memory of this overdue job.
-    pub(crate) fn keep_from_overdue(&mut self, job: JobId) {
-        if let Some(target) = self.target_of(job) {
-            self.direct.overdue.push((job, target.id));
-        }
-    }
-
     fn target_of(&self, job: JobId) -> Option<JobTarget> {
         self.jobs.iter().find(|have| have.id == job)?.target
     }
 
     /// Part of [`verify_invariants`](Self::verify_invariants).
     pub(crate) fn verify_targets(&self) -> Result<(), String> {
-        let mut written: Vec<TargetId> = self.direct.overdue.iter().map(|(_, id)| *id).collect();
-        written.extend(
-            self.jobs
-                .iter()
-                .filter_map(|job| Some(job.target.as_ref()?.id)),
-        );
+        let mut written: Vec<TargetId> = self.overdue.targets().collect();
+        written.extend(self.jobs.iter().filter_map(|job| job.target_id()));
         let count = written.len();
         written.sort_unstable();
         written.dedup();

@@ -29,21 +29,20 @@ pub enum Completion {
     Published(FrameSeq),
     /// It was written into its client's own memory; [`OutputCapture::poll`] tells the client.
     Written(FrameSeq),
-    /// Its slot is free (or gone) and nobody sees what it wrote: it was a spare job, the mode changed since, or a newer
-    /// frame is published already.
+    /// Its slot is free (or gone) and nobody sees what it wrote: the mode changed since, or a newer frame is published already.
     Discarded,
     /// It was not in flight: never armed, over already, or overdue. An overdue job is never published.
     Unknown,
 }
 
-/// A job in flight. Overdue ones live on in the ring alone.
+/// A job in flight.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub id: JobId,
     pub producer: Producer,
     /// What its frame will have of the cursor.
     pub cursor: CursorInFrame,
-    /// The views that its frame is for, as long as no newer frame is there; none for a kick or a canary.
+    /// The views that its frame is for, as long as no newer frame is there.
     pub views: PerView<bool>,
     pub generation: u32,
     /// What changed in each view between the previous published frame and this one; `None` until its commit was reported,
@@ -63,7 +62,8 @@ fn skip_of(none: NoSlot) -> Skip {
 }
 
 impl Job {
-    pub(crate) fn is_spare(&self) -> bool {
+    /// Whether each of its views has a newer frame.
+    pub(crate) fn is_superseded(&self) -> bool {
         !self.views.values().any(|wanted| *wanted)
     }
 }
@@ -158,24 +158,6 @@ impl OutputCapture {
     /// The slot of a job in flight or in quarantine.
     pub fn slot_of(&self, job: JobId) -> Option<SlotId> {
         self.ring.slot_of(job)
-    }
-
-    /// A slot for a job that only finds out whether the hardware works (a kick, a canary). No client need want it, and it is
-    /// never published. It ends like any other job.
-    ///
-    /// # Errors
-    /// No slot is free now.
-    pub fn arm_spare(&mut self, job: JobId, producer: Producer, now: Time) -> Result<SlotId, Skip> {
-        self.take_releases(now);
-        let armed = self.take_slot(
-            job,
-            producer,
-            CursorInFrame::Absent,
-            PerView::default(),
-            now,
-        );
-        self.stats.spare_jobs += u64::from(armed.is_ok());
-        armed
     }
 
     fn take_slot(
@@ -288,7 +270,7 @@ impl OutputCapture {
         let (Some(format), Some(done)) = (self.format, self.jobs.get(place)) else {
             return self.discard(job);
         };
-        if done.is_spare() || done.generation != generation {
+        if done.is_superseded() || done.generation != generation {
             return self.discard(job);
         }
         if let Some(target) = done.target {
@@ -377,7 +359,9 @@ impl OutputCapture {
     /// unknown job is ignored.
     pub fn overdue(&mut self, job: JobId) {
         self.never_again_direct(job);
-        self.keep_from_overdue(job);
+        if let Some(late) = self.jobs.iter().find(|have| have.id == job) {
+            self.overdue.add(job, late.generation, late.target_id());
+        }
         let Some((place, damage)) = self.remove_job(job) else {
             return;
         };
@@ -397,7 +381,7 @@ impl OutputCapture {
             self.forget_memory();
             self.stats.late_fences += 1;
         }
-        if self.direct.late_fence(job) {
+        if self.overdue.ended(job) {
             self.stats.late_fences += 1;
         }
     }
@@ -407,10 +391,12 @@ impl OutputCapture {
         self.jobs.len()
     }
 
-    /// Whether a job is in flight that shows what was before the present ring, and that nobody will see.
+    /// Whether a job from before the present ring, in flight or overdue, may still be written. Nobody is told of its picture,
+    /// but a client may own the memory, or have it mapped.
     pub fn has_old_jobs(&self) -> bool {
         let generation = self.ring.generation();
         self.jobs.iter().any(|job| job.generation != generation)
+            || self.overdue.is_any_before(generation)
     }
 
     pub(crate) fn discard(&mut self, job: JobId) -> Completion {

@@ -7,6 +7,7 @@
 //! [`CaptureEvent`]s to them. Memory reaches it only through [`SlotMemory`] and [`copy::CopyTarget`].
 //!
 //! - [`ring`]: the slot state machine: leases, pinned newest, draining, quarantine, generations.
+//! - `overdue`: jobs that did not end in time, and may still write.
 //! - [`OutputCapture`]: one per output; sessions, requests and damage around the ring.
 //! - `direct`: when the hardware writes a lone client's own buffer, and no slot.
 //! - [`OutputCapture::lend_view`]: a frame in memory of the display, which already has the picture.
@@ -25,6 +26,7 @@ mod latency;
 pub mod lease;
 mod motion;
 mod output_capture;
+mod overdue;
 mod plain;
 mod requests;
 pub mod ring;

@@ -27,6 +27,7 @@ use crate::{
         jobs::Job,
         lease::{Lease, ReleaseQueue},
         motion::Motion,
+        overdue::Overdue,
         ring::{LeaseId, Limits, Ring, SlotState},
         session::Session,
         stats::{CaptureStats, ClientStats},
@@ -193,6 +194,7 @@ pub struct OutputCapture {
     pub(crate) newest: PerView<Option<Arc<FrameInfo>>>,
     /// In the order of their commits.
     pub(crate) jobs: Vec<Job>,
+    pub(crate) overdue: Overdue,
     /// What commits changed of each view that no job in flight and no frame shows.
     pub(crate) pending: PerView<DamageSet>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
@@ -228,6 +230,7 @@ impl OutputCapture {
             memory: HashMap::new(),
             newest: PerView::default(),
             jobs: Vec::new(),
+            overdue: Overdue::default(),
             pending: PerView::default(),
             sessions: BTreeMap::new(),
             clients: BTreeMap::new(),

@@ -87,6 +87,8 @@ pub(crate) struct Session {
     pub target: Option<Target>,
     /// The last request named memory that the hardware may write, and so will the next.
     pub offers_direct: bool,
+    /// So many requests in a row named memory that the hardware could not write after all.
+    pub refused: u8,
 }
 
 impl Session {
@@ -106,6 +108,7 @@ impl Session {
             late: 0,
             target: None,
             offers_direct: false,
+            refused: 0,
         }
     }
 

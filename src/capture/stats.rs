@@ -17,10 +17,8 @@ pub struct CaptureStats {
     pub passthrough: u64,
     /// Of those that the render producer made, the ones that nobody wrote: what is on the screen was leased itself.
     pub leased: u64,
-    /// Jobs that were given a slot or a client's memory, spare ones (kicks, canaries) included.
+    /// Jobs that were given a slot or a client's memory.
     pub jobs: u64,
-    /// Of these, jobs that never were to become a frame.
-    pub spare_jobs: u64,
     /// Jobs that were given back because their commit failed.
     pub unarmed: u64,
     /// Jobs whose fence reported an error.

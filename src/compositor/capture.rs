@@ -58,6 +58,8 @@ impl CaptureHandler for Vitrine {
     }
 
     fn dmabuf_device(&self) -> Option<u64> {
+        // Without linux-dmabuf nobody can make such a buffer.
+        self.dmabuf_global.as_ref()?;
         let backend = self.backend.as_ref()?;
         let render = backend.render_node().map(|node| node.dev_id());
         match self.config.capture.dmabuf {

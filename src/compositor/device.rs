@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     capture::OutputCapture,
-    config::{OutputRule, RendererChoice},
+    config::{DmabufTargets, OutputRule, RendererChoice},
     input::outputs_changed,
     kms::{self, topology::Sink, KmsEvent},
     output::{describe, Screen, ScreenReport, ScreenSetup},
@@ -136,6 +136,8 @@ impl Vitrine {
         let node = backend.render_node();
         if node.is_some() || gpu.is_none() || self.has_gpu_copies() {
             self.announce_dmabuf(Some(node.map_or(dev_id, |node| node.dev_id())));
+        } else if self.config.capture.dmabuf == DmabufTargets::On {
+            tracing::warn!(target: "vitrine::render", "dma-bufs are not offered, neither for windows nor for captures: GLES cannot read them safely on a device without a render node. `renderer = \"pixman\"` can");
         }
         self.watch_device(&backend, notifier)?;
         self.start_input(&backend)?;

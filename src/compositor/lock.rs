@@ -1,8 +1,8 @@
 //! The locked session: who locked it, and when that may be said.
 //!
 //! From the request on everything but the lock's surfaces is behind the curtain, and pictures from before are given to nobody
-//! any more. `locked` follows when every screen has flipped to the curtain and no worker copies an older picture. Whoever
-//! dies with the lock leaves the session locked.
+//! any more. `locked` follows when every screen has flipped to the curtain and neither a worker nor the writeback connector
+//! writes an older picture. Whoever dies with the lock leaves the session locked.
 
 use std::time::Duration;
 
@@ -31,9 +31,13 @@ use crate::{
     time::Time,
 };
 
-/// A copy of a picture from before the lock that takes longer than that fails instead: it may hang in memory that its client
-/// made, and must not keep the session from being locked.
-const COPY_PATIENCE: Duration = Duration::from_secs(1);
+/// So long do pictures from before the lock hold `locked` back. A copy that takes longer fails instead: it may hang in memory
+/// that its client made.
+///
+/// A writeback job that takes longer cannot be stopped: the kernel has no abort, and its fence may never come. A session that
+/// cannot be locked is worse than what the job may still write: a picture of the time before the lock, into memory of a client
+/// that had the right to it, asked for it before the lock, and could as well have got it then. It is not told that it did.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether the session is locked.
 #[derive(Debug)]
@@ -173,8 +177,8 @@ impl Vitrine {
         // The frames of before are in the old rings, those that are being made too.
         self.renew_rings();
         protocols::forget_pictures(self);
-        // So that there is a turn in which a copy that hangs is given up.
-        let timer = Timer::from_duration(COPY_PATIENCE);
+        // So that there is a turn in which what hangs is given up.
+        let timer = Timer::from_duration(PATIENCE);
         let inserted = self
             .event_loop
             .insert_source(timer, |_, (), _| TimeoutAction::Drop);
@@ -240,15 +244,17 @@ impl Vitrine {
         let Phase::Covering { since, .. } = &self.locking.phase else {
             return;
         };
-        let late = Time::now() >= *since + COPY_PATIENCE;
+        let late = Time::now() >= *since + PATIENCE;
         let mut screens = self.backend.iter().flat_map(|backend| &backend.screens);
         if !screens.all(Screen::is_covered) {
             return;
         }
         // Wherever they write to, they are through with it when the lock is there.
-        let flying = self.captures.values().any(OutputCapture::has_old_jobs);
-        if flying && !late {
-            return;
+        if self.captures.values().any(OutputCapture::has_old_jobs) {
+            if !late {
+                return;
+            }
+            tracing::warn!(target: "vitrine::lock", "a writeback job from before the lock does not end; the session is locked all the same");
         }
         if self.capture_protocols.stale_copies() > 0 {
             if !late {

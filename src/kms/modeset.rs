@@ -216,28 +216,6 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Attaches or detaches the writeback connector, with one ALLOW_MODESET commit; the picture stays.
-    ///
-    /// # Errors
-    /// If the CRTC is off, there is no such connector, or the kernel refuses.
-    pub fn set_writeback_attached(&mut self, attach: bool, now: Time) -> Result<(), CommitError> {
-        self.state.may_commit()?;
-        let Some(connector) = &self.writeback_connector else {
-            return Err(CommitError::from_errno(rustix::io::Errno::INVAL));
-        };
-        let mut request = AtomicRequest::new(self.crtc.id, Counted::Modeset);
-        request.route(connector, attach.then_some(self.crtc.id));
-        self.device
-            .commit(&request, AtomicCommitFlags::ALLOW_MODESET)?;
-        self.writeback.disturbed();
-        if attach {
-            self.writeback.attached(now);
-        } else {
-            self.writeback.detached();
-        }
-        Ok(())
-    }
-
     /// Switches the CRTC off and takes its connectors and planes away. After that, dropping the pipeline does nothing.
     ///
     /// # Errors

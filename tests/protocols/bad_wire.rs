@@ -12,9 +12,8 @@ use crate::{
     client::{memory, Buffer, Client},
     inbox::Told,
     server::{Server, HEIGHT, WIDTH},
+    streaming::WHOLE,
 };
-
-const WHOLE: [i32; 4] = [0, 0, WIDTH, HEIGHT];
 
 /// A client that is in the middle of a stream.
 struct Bystander {

@@ -2,16 +2,15 @@
 
 use crate::{
     client::Client,
-    copy_frames::{streaming, undamaged, WHOLE},
     inbox::Told,
     server::Server,
     server::{HEIGHT, WIDTH},
+    streaming::{copying, setup, streaming, undamaged, WHOLE},
 };
 
 #[test]
 fn a_frame_destroyed_while_it_waits_wants_nothing_more() {
-    let mut server = Server::new();
-    let mut client = Client::new(&mut server);
+    let (mut server, mut client) = setup();
     let session = client.session();
     let buffer = client.buffer(WIDTH, HEIGHT);
     let frame = client.captured(&session, &buffer);
@@ -24,12 +23,7 @@ fn a_frame_destroyed_while_it_waits_wants_nothing_more() {
 
 #[test]
 fn a_frame_destroyed_mid_copy_does_not_take_its_damage_with_it() {
-    let (mut server, mut client, session, buffer) = streaming(1);
-    let frame = undamaged(&client, &session, &buffer);
-    client.roundtrip(&mut server);
-    server.hold_copies();
-    server.flip([10, 10, 4, 4], 2);
-    server.wait_for_held_copy();
+    let (mut server, mut client, session, _buffer, frame) = copying([10, 10, 4, 4]);
     frame.destroy();
     client.roundtrip(&mut server);
 
@@ -45,12 +39,7 @@ fn a_frame_destroyed_mid_copy_does_not_take_its_damage_with_it() {
 
 #[test]
 fn two_copies_of_a_session_do_not_overtake_each_other() {
-    let (mut server, mut client, session, buffer) = streaming(1);
-    let frame = undamaged(&client, &session, &buffer);
-    client.roundtrip(&mut server);
-    server.hold_copies();
-    server.flip(WHOLE, 2);
-    server.wait_for_held_copy();
+    let (mut server, mut client, session, buffer, frame) = copying(WHOLE);
     frame.destroy();
     client.roundtrip(&mut server);
     server.flip(WHOLE, 3);
@@ -70,12 +59,7 @@ fn two_copies_of_a_session_do_not_overtake_each_other() {
 
 #[test]
 fn a_frame_destroyed_before_its_copy_could_start_gives_its_slot_back() {
-    let (mut server, mut client, session, buffer) = streaming(1);
-    let frame = undamaged(&client, &session, &buffer);
-    client.roundtrip(&mut server);
-    server.hold_copies();
-    server.flip([0, 0, 2, 2], 2);
-    server.wait_for_held_copy();
+    let (mut server, mut client, session, buffer, frame) = copying([0, 0, 2, 2]);
     frame.destroy();
     client.roundtrip(&mut server);
     server.flip([4, 0, 2, 2], 3);
@@ -97,12 +81,7 @@ fn a_frame_destroyed_before_its_copy_could_start_gives_its_slot_back() {
 
 #[test]
 fn a_buffer_destroyed_mid_copy_is_no_fault() {
-    let (mut server, mut client, session, buffer) = streaming(1);
-    let frame = undamaged(&client, &session, &buffer);
-    client.roundtrip(&mut server);
-    server.hold_copies();
-    server.flip(WHOLE, 2);
-    server.wait_for_held_copy();
+    let (mut server, mut client, _session, buffer, frame) = copying(WHOLE);
     buffer.object.destroy();
     buffer.pool.destroy();
     client.roundtrip(&mut server);
@@ -144,8 +123,7 @@ fn a_frame_made_ready_to_go_before_its_session_died_can_still_be_captured() {
 
 #[test]
 fn sources_and_managers_may_die_before_their_sessions() {
-    let mut server = Server::new();
-    let mut client = Client::new(&mut server);
+    let (mut server, mut client) = setup();
     let source = client.source(0);
     let session = client.session_of(&source);
     source.destroy();
@@ -194,12 +172,7 @@ fn an_output_that_goes_mid_copy_still_ends_the_copy() {
 
 #[test]
 fn a_resize_mid_copy_lets_the_copy_end() {
-    let (mut server, mut client, session, buffer) = streaming(1);
-    let frame = undamaged(&client, &session, &buffer);
-    client.roundtrip(&mut server);
-    server.hold_copies();
-    server.flip(WHOLE, 2);
-    server.wait_for_held_copy();
+    let (mut server, mut client, _session, buffer, frame) = copying(WHOLE);
     server.set_mode(0, 16, 16);
     server.let_copies_go();
     client.expect_ready(&mut server, &frame);

@@ -20,15 +20,8 @@ use crate::{
     client::{memory, Buffer, Client},
     inbox::Told,
     server::{Server, HEIGHT, WIDTH},
+    streaming::{setup, WHOLE},
 };
-
-const WHOLE: [i32; 4] = [0, 0, WIDTH, HEIGHT];
-
-fn setup() -> (Server, Client) {
-    let mut server = Server::new();
-    let client = Client::new(&mut server);
-    (server, client)
-}
 
 /// Another client still gets frames.
 fn assert_others_go_on(server: &mut Server) {

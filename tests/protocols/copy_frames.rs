@@ -2,47 +2,17 @@
 
 use smithay::utils::Transform;
 use wayland_client::protocol::{wl_output, wl_shm};
-use wayland_protocols::ext::image_copy_capture::v1::client::{
-    ext_image_copy_capture_frame_v1::ExtImageCopyCaptureFrameV1 as Frame,
-    ext_image_copy_capture_session_v1::ExtImageCopyCaptureSessionV1 as Session,
-};
 
 use crate::{
-    client::{Buffer, Client},
+    client::Client,
     inbox::Told,
     server::{Server, HEIGHT, WIDTH},
+    streaming::{copying, setup, streaming, undamaged, waiting, WHOLE},
 };
-
-pub const WHOLE: [i32; 4] = [0, 0, WIDTH, HEIGHT];
-
-/// A client whose first frame is ready, with this pixel everywhere.
-pub fn streaming(pixel: u32) -> (Server, Client, Session, Buffer) {
-    let mut server = Server::new();
-    let mut client = Client::new(&mut server);
-    let session = client.session();
-    let buffer = client.buffer(WIDTH, HEIGHT);
-    let frame = client.captured(&session, &buffer);
-    client.roundtrip(&mut server);
-    server.flip(WHOLE, pixel);
-    client.expect_ready(&mut server, &frame);
-    frame.destroy();
-    client.roundtrip(&mut server);
-    client.take(&session);
-    (server, client, session, buffer)
-}
-
-/// A frame that has no damage of the client's own.
-pub fn undamaged(client: &Client, session: &Session, buffer: &Buffer) -> Frame {
-    let frame = client.frame(session);
-    frame.attach_buffer(&buffer.object);
-    frame.capture();
-    frame
-}
 
 #[test]
 fn constraints_begin_with_the_size_and_xrgb() {
-    let mut server = Server::new();
-    let mut client = Client::new(&mut server);
+    let (mut server, mut client) = setup();
     let session = client.session();
     client.roundtrip(&mut server);
     let told = client.take(&session);
@@ -100,8 +70,7 @@ fn a_denied_client_does_not_see_the_globals() {
 
 #[test]
 fn the_first_frame_needs_no_change_and_is_wholly_damaged() {
-    let mut server = Server::new();
-    let mut client = Client::new(&mut server);
+    let (mut server, mut client) = setup();
     let session = client.session();
     let buffer = client.buffer(WIDTH, HEIGHT);
     buffer.fill(0xdead_beef);
@@ -118,9 +87,7 @@ fn the_first_frame_needs_no_change_and_is_wholly_damaged() {
 
 #[test]
 fn times_past_32_bits_of_seconds_are_those_of_the_flip() {
-    let (mut server, mut client, session, buffer) = streaming(1);
-    let frame = undamaged(&client, &session, &buffer);
-    client.roundtrip(&mut server);
+    let (mut server, mut client, _session, _buffer, frame) = waiting();
     let time = server.flip([0, 0, 1, 1], 2);
     assert!(time.0 > u64::from(u32::MAX));
     assert_eq!(client.expect_ready(&mut server, &frame).time, time);
@@ -154,12 +121,7 @@ fn a_later_frame_waits_for_a_change_and_tells_what_changed() {
 
 #[test]
 fn ready_does_not_come_before_the_copy_is_complete() {
-    let (mut server, mut client, session, buffer) = streaming(1);
-    let frame = undamaged(&client, &session, &buffer);
-    client.roundtrip(&mut server);
-    server.hold_copies();
-    server.flip(WHOLE, 2);
-    server.wait_for_held_copy();
+    let (mut server, mut client, _session, buffer, frame) = copying(WHOLE);
     client.expect_nothing(&mut server, &frame);
     assert_eq!(buffer.pixel(0, 0), 1);
     server.let_copies_go();

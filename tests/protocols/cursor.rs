@@ -12,9 +12,9 @@ use vitrine::protocols::{CursorPixels, CursorView};
 
 use crate::{
     client::{Buffer, Client},
-    copy_frames::undamaged,
     inbox::Told,
     server::Server,
+    streaming::{setup, undamaged},
 };
 
 /// A pointer of this size and colour that points with this pixel, at that place.
@@ -241,8 +241,7 @@ fn a_picture_of_another_size_brings_constraints_and_refuses_the_old_buffer() {
 
 #[test]
 fn a_pointer_that_was_never_seen_gives_no_constraints_until_it_is() {
-    let mut server = Server::new();
-    let mut client = Client::new(&mut server);
+    let (mut server, mut client) = setup();
     let cursor = cursor_session(&client, 0);
     let session = capture_session(&client, &cursor);
     client.roundtrip(&mut server);
@@ -321,8 +320,7 @@ fn an_output_that_goes_stops_the_session_and_the_pointer_leaves() {
 
 #[test]
 fn a_source_that_is_gone_gives_a_stopped_session() {
-    let mut server = Server::new();
-    let mut client = Client::new(&mut server);
+    let (mut server, mut client) = setup();
     let seat: WlSeat = client.bind(5);
     let pointer: WlPointer = seat.get_pointer(&client.handle(), ());
     let manager: CopyManager = client.bind(1);

@@ -24,9 +24,8 @@ use wayland_protocols_wlr::export_dmabuf::v1::client::{
 use crate::{
     client::{Client, ExportedFrame},
     server::{Server, HEIGHT, WIDTH},
+    streaming::WHOLE,
 };
-
-const WHOLE: [i32; 4] = [0, 0, WIDTH, HEIGHT];
 
 /// Longer than the default deadline of a holder.
 const PAST_THE_DEADLINE: Duration = Duration::from_secs(2);

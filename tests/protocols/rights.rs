@@ -11,11 +11,11 @@ use wayland_protocols_wlr::export_dmabuf::v1::client::{
 
 use crate::{
     client::{Client, ExportedFrame},
-    copy_frames::{streaming, undamaged},
     cursor::{capture_session, cursor_session, pointer},
     inbox::Told,
     screencopy::Copier,
     server::{Server, HEIGHT, WIDTH},
+    streaming::{copying, setup, streaming, undamaged, waiting, WHOLE},
     toplevel::{listing, source as toplevel_source},
 };
 
@@ -55,8 +55,6 @@ fn a_waiting_screencopy_frame_fails_and_nothing_follows() {
     assert!(!server.knows_clients());
 }
 
-const WHOLE: [i32; 4] = [0, 0, WIDTH, HEIGHT];
-
 fn pixel(frame: &ExportedFrame) -> u32 {
     let file = File::from(frame.fd.try_clone().unwrap());
     let mut bytes = [0; 4];
@@ -66,9 +64,7 @@ fn pixel(frame: &ExportedFrame) -> u32 {
 
 #[test]
 fn a_waiting_frame_fails_and_its_session_stops() {
-    let (mut server, mut client, session, buffer) = streaming(1);
-    let frame = undamaged(&client, &session, &buffer);
-    client.roundtrip(&mut server);
+    let (mut server, mut client, session, buffer, frame) = waiting();
     server.revoke(0);
     client.roundtrip(&mut server);
     assert!(matches!(client.take(&session)[..], [.., Told::Stopped]));
@@ -82,12 +78,7 @@ fn a_waiting_frame_fails_and_its_session_stops() {
 
 #[test]
 fn a_frame_under_copy_fails_and_is_not_ready_afterwards() {
-    let (mut server, mut client, session, buffer) = streaming(1);
-    let frame = undamaged(&client, &session, &buffer);
-    client.roundtrip(&mut server);
-    server.hold_copies();
-    server.flip([10, 10, 4, 4], 2);
-    server.wait_for_held_copy();
+    let (mut server, mut client, _session, _buffer, frame) = copying([10, 10, 4, 4]);
     server.revoke(0);
     client.roundtrip(&mut server);
     assert!(matches!(
@@ -101,8 +92,7 @@ fn a_frame_under_copy_fails_and_is_not_ready_afterwards() {
 
 #[test]
 fn objects_from_before_make_nothing_but_stopped_sessions() {
-    let mut server = Server::new();
-    let mut client = Client::new(&mut server);
+    let (mut server, mut client) = setup();
     let source = client.source(0);
     let exporter: ZwlrExportDmabufManagerV1 = client.bind(1);
     let output: WlOutput = client.bind(4);

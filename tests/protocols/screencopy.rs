@@ -11,9 +11,8 @@ use crate::{
     client::{Buffer, Client},
     inbox::Told,
     server::{Server, HEIGHT, WIDTH},
+    streaming::WHOLE,
 };
-
-pub const WHOLE: [i32; 4] = [0, 0, WIDTH, HEIGHT];
 
 /// A client of screencopy.
 pub struct Copier {

@@ -6,8 +6,9 @@ use wayland_protocols_wlr::screencopy::v1::client::zwlr_screencopy_frame_v1::Err
 use crate::{
     client::memory,
     inbox::Told,
-    screencopy::{streaming, Copier, WHOLE},
+    screencopy::{streaming, Copier},
     server::{Server, HEIGHT, WIDTH},
+    streaming::WHOLE,
 };
 
 /// Another client still gets its picture.

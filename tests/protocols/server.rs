@@ -1,211 +1,45 @@
 //! The server side of the fixture: the real protocol code, rings and copy threads of Vitrine around in-memory slots.
 //! The test plays the display: [`Server::flip`] is a commit, its page flip and its writeback fence.
 //!
-//! Nothing but this file knows how the state looks: the tests use [`Server`] only.
+//! Only these files know how the state looks: the tests use [`Server`] only.
+
+mod hardware;
+mod state;
+mod windows;
 
 use std::{
     os::unix::{fs::FileExt, net::UnixStream},
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Arc, Mutex,
-    },
+    sync::{atomic::Ordering, Arc, Mutex},
     time::Duration,
 };
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use smithay::{
-    backend::allocator::{dmabuf::Dmabuf, Format},
-    delegate_compositor, delegate_dmabuf, delegate_foreign_toplevel_list, delegate_output,
-    delegate_seat,
-    input::{Seat, SeatHandler, SeatState},
+    backend::allocator::Format,
+    input::SeatState,
     output::{Mode, Output, PhysicalProperties, Subpixel},
     utils::Transform,
     wayland::{
-        buffer::BufferHandler,
-        compositor::{CompositorClientState, CompositorHandler, CompositorState},
-        dmabuf::{DmabufGlobal, DmabufHandler, DmabufState, ImportNotifier},
-        foreign_toplevel_list::{
-            ForeignToplevelHandle, ForeignToplevelListHandler, ForeignToplevelListState,
-        },
-        output::OutputHandler,
-        shm::{ShmHandler, ShmState},
+        compositor::CompositorState, dmabuf::DmabufState,
+        foreign_toplevel_list::ForeignToplevelListState, shm::ShmState,
     },
 };
 use vitrine::{
     capture::{
-        CaptureConfig, Completion, CopyPool, Demand, FrameFormat, JobId, OutputCapture,
-        PlainMemory, Producer, Skip, SlotId, SlotMemory,
+        CaptureConfig, Completion, CopyPool, Demand, FrameFormat, JobId, OutputCapture, Producer,
+        Skip, SlotId, SlotMemory,
     },
-    delegate_capture_protocols, delegate_guarded_shm,
     geometry::Rect,
-    protocols::{
-        self, CaptureHandler, CaptureProtocols, CursorView, LoopSender, LoopTask, ObjectCounts,
-    },
+    protocols::{self, CaptureProtocols, CursorView, LoopTask, ObjectCounts},
     time::Time,
 };
-use wayland_server::{
-    backend::{ClientData, GlobalId},
-    protocol::{wl_buffer::WlBuffer, wl_surface::WlSurface},
-    Client, Display, DisplayHandle,
-};
+use wayland_server::{Client, Display, DisplayHandle};
 
+use self::state::{Connected, Screen, State};
 use crate::{
     client::memory,
     slots::{Gate, MemorySlot},
 };
-
-/// One screen.
-struct Screen {
-    output: Output,
-    global: GlobalId,
-    capture: OutputCapture,
-    /// What the screen shows.
-    pixels: Vec<u32>,
-    size: (i32, i32),
-    slots: Vec<Arc<MemorySlot>>,
-}
-
-/// One window. Its frames have one colour.
-struct Window {
-    handle: ForeignToplevelHandle,
-    identifier: Arc<str>,
-    capture: OutputCapture,
-    slots: Vec<Arc<PlainMemory>>,
-    pixel: u32,
-}
-
-/// The compositor's state, as far as this room needs one.
-struct State {
-    compositor: CompositorState,
-    shm: ShmState,
-    dmabuf: DmabufState,
-    seats: SeatState<State>,
-    screens: Vec<Screen>,
-    pool: CopyPool,
-    protocols: CaptureProtocols,
-    sender: LoopSender<State>,
-    dmabuf_device: Option<u64>,
-    /// The pointer: the output that it is on, and how it looks there.
-    cursor: Option<(usize, CursorView)>,
-    toplevels: ForeignToplevelListState,
-    windows: Vec<Window>,
-}
-
-impl ForeignToplevelListHandler for State {
-    fn foreign_toplevel_list_state(&mut self) -> &mut ForeignToplevelListState {
-        &mut self.toplevels
-    }
-}
-
-impl CaptureHandler for State {
-    fn capture_protocols(&mut self) -> &mut CaptureProtocols {
-        &mut self.protocols
-    }
-
-    fn capture_output(&mut self, output: &Output) -> Option<&mut OutputCapture> {
-        let screen = self
-            .screens
-            .iter_mut()
-            .find(|screen| screen.output == *output)?;
-        Some(&mut screen.capture)
-    }
-
-    fn copy_pool(&self) -> &CopyPool {
-        &self.pool
-    }
-
-    // The server polls after each dispatch anyway.
-    fn capture_wanted(&mut self, _output: &Output) {}
-
-    fn run_in_loop(&self) -> LoopSender<Self> {
-        self.sender.clone()
-    }
-
-    fn dmabuf_device(&self) -> Option<u64> {
-        self.dmabuf_device
-    }
-
-    fn cursor_view(&mut self, output: &Output) -> Option<CursorView> {
-        let (nth, view) = self.cursor.as_ref()?;
-        (self.screens.get(*nth)?.output == *output).then(|| view.clone())
-    }
-
-    fn capture_toplevel(&mut self, identifier: &str) -> Option<&mut OutputCapture> {
-        let of = |window: &&mut Window| *window.identifier == *identifier;
-        Some(&mut self.windows.iter_mut().find(of)?.capture)
-    }
-
-    fn toplevel_wanted(&mut self, _identifier: &str) {}
-
-    fn may_capture(&self, client: &Client) -> bool {
-        let data = client.get_data::<Connected>();
-        data.is_some_and(|data| !data.denied.load(Ordering::Relaxed))
-    }
-}
-
-impl BufferHandler for State {
-    fn buffer_destroyed(&mut self, _buffer: &WlBuffer) {}
-}
-
-impl ShmHandler for State {
-    fn shm_state(&self) -> &ShmState {
-        &self.shm
-    }
-}
-
-impl DmabufHandler for State {
-    fn dmabuf_state(&mut self) -> &mut DmabufState {
-        &mut self.dmabuf
-    }
-
-    fn dmabuf_imported(&mut self, _: &DmabufGlobal, _: Dmabuf, notifier: ImportNotifier) {
-        let _ = notifier.successful::<State>();
-    }
-}
-
-impl SeatHandler for State {
-    type KeyboardFocus = WlSurface;
-    type PointerFocus = WlSurface;
-    type TouchFocus = WlSurface;
-
-    fn seat_state(&mut self) -> &mut SeatState<Self> {
-        &mut self.seats
-    }
-
-    fn cursor_image(&mut self, _: &Seat<Self>, _: smithay::input::pointer::CursorImageStatus) {}
-    fn focus_changed(&mut self, _: &Seat<Self>, _: Option<&WlSurface>) {}
-}
-
-impl OutputHandler for State {}
-
-impl CompositorHandler for State {
-    fn compositor_state(&mut self) -> &mut CompositorState {
-        &mut self.compositor
-    }
-
-    fn client_compositor_state<'a>(&self, client: &'a Client) -> &'a CompositorClientState {
-        &client.get_data::<Connected>().unwrap().compositor
-    }
-
-    fn commit(&mut self, _surface: &WlSurface) {}
-}
-
-delegate_capture_protocols!(State);
-delegate_guarded_shm!(State);
-delegate_compositor!(State);
-delegate_dmabuf!(State);
-delegate_foreign_toplevel_list!(State);
-delegate_output!(State);
-delegate_seat!(State);
-
-/// What is known of a connected client.
-struct Connected {
-    /// Denied clients do not see the capture globals.
-    denied: AtomicBool,
-    compositor: CompositorClientState,
-}
-
-impl ClientData for Connected {}
 
 /// The server, driven step by step.
 pub struct Server {
@@ -421,86 +255,6 @@ impl Server {
         let output = self.state.screens[0].output.clone();
         protocols::output_gone(&mut self.state, &output);
         self.dispatch();
-    }
-
-    // --- windows ---
-
-    /// Opens a window, and makes it known to clients.
-    pub fn open_window(&mut self, title: &str, size: (u32, u32)) {
-        let handle = self.state.toplevels.new_toplevel::<State>(title, "app");
-        let refresh = Duration::from_millis(16);
-        self.state.windows.push(Window {
-            identifier: handle.identifier().into(),
-            handle,
-            capture: OutputCapture::new(CaptureConfig::default(), refresh, Arc::new(|| {})),
-            slots: Vec::new(),
-            pixel: 0,
-        });
-        self.resize_window(self.state.windows.len() - 1, size);
-    }
-
-    pub fn resize_window(&mut self, nth: usize, (width, height): (u32, u32)) {
-        let window = &mut self.state.windows[nth];
-        window.slots = (0..3).map(|_| Arc::default()).collect();
-        let memories = window
-            .slots
-            .iter()
-            .map(|slot| slot.clone() as Arc<dyn SlotMemory>);
-        let format = FrameFormat {
-            width,
-            height,
-            fourcc: DrmFourcc::Xrgb8888,
-            modifier: DrmModifier::Linear,
-            stride: width * 4,
-            offset: 0,
-        };
-        window
-            .capture
-            .set_buffers(format, memories.collect(), Time::now())
-            .unwrap();
-        let identifier = window.identifier.clone();
-        protocols::toplevel_changed(&mut self.state, &identifier);
-        self.deliver();
-    }
-
-    /// The window has this colour now.
-    pub fn paint_window(&mut self, nth: usize, pixel: u32) {
-        let window = &mut self.state.windows[nth];
-        window.pixel = pixel;
-        let full = window.capture.format().unwrap().full();
-        window.capture.committed(&[full], None);
-        self.deliver();
-    }
-
-    pub fn close_window(&mut self, nth: usize) {
-        let window = self.state.windows.remove(nth);
-        protocols::toplevel_gone(&mut self.state, &window.identifier);
-        self.state.toplevels.remove_toplevel(&window.handle);
-        self.dispatch();
-    }
-
-    fn draw_windows(&mut self, now: Time) {
-        let mut polled = Vec::new();
-        for window in &mut self.state.windows {
-            if window.capture.demand(now) == Demand::Now {
-                self.next_job += 1;
-                let job = JobId(self.next_job);
-                let slot = window.capture.arm(job, Producer::Render, now).unwrap();
-                let format = window.capture.format().unwrap();
-                window.slots[usize::from(slot.index)].write(|bytes| {
-                    *bytes = window
-                        .pixel
-                        .to_le_bytes()
-                        .repeat((format.width * format.height) as usize);
-                });
-                window.capture.committed(&[], Some(job));
-                window.capture.complete(job, now, now);
-            }
-            polled.push((window.identifier.clone(), window.capture.poll(now)));
-        }
-        for (identifier, events) in polled {
-            protocols::deliver_toplevel(&mut self.state, &identifier, events);
-        }
     }
 
     // --- the display ---

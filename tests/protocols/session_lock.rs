@@ -2,10 +2,12 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{mpsc, OnceLock},
+    sync::{mpsc, Arc, OnceLock},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
+use drm_fourcc::{DrmFourcc, DrmModifier};
 use smithay::{
     output::{Mode, Output, PhysicalProperties, Subpixel},
     reexports::calloop::{
@@ -13,7 +15,15 @@ use smithay::{
         EventLoop,
     },
 };
-use vitrine::{compositor::Vitrine, config::Config};
+use vitrine::{
+    capture::{
+        CaptureConfig, ClientId, FrameFormat, JobId, OutputCapture, PlainMemory, Producer,
+        SessionKind, SlotMemory,
+    },
+    compositor::Vitrine,
+    config::Config,
+    time::Time,
+};
 use wayland_client::Proxy;
 use wayland_protocols::xdg::xdg_output::zv1::client::zxdg_output_manager_v1::ZxdgOutputManagerV1;
 use wayland_server::Display;
@@ -355,7 +365,7 @@ fn asking_where_an_output_lies_that_is_long_gone_ends_nobody() {
         state.remove_output(&gone);
     });
     // The global keeps its output for a while after it was taken away.
-    std::thread::sleep(std::time::Duration::from_secs(11));
+    std::thread::sleep(Duration::from_secs(11));
     let manager: ZxdgOutputManagerV1 = client.bind(3, ()).unwrap();
     let _late = manager.get_xdg_output(&output.proxy, &client.qh, output.global);
     client.roundtrip().unwrap();
@@ -374,4 +384,62 @@ fn asking_where_an_output_lies_that_is_long_gone_ends_nobody() {
         (found.done > first.done && found.logical_size == (160, 100)).then_some(())
     });
     told.unwrap();
+}
+
+/// An output's capture, with a ring that was renewed while a job was in flight, as the request to lock does, and again
+/// as the next commit finds the job overdue.
+fn with_an_overdue_job_of_before(capture: &mut OutputCapture, job: JobId) {
+    let format = FrameFormat {
+        width: 320,
+        height: 200,
+        fourcc: DrmFourcc::Xrgb8888,
+        modifier: DrmModifier::Linear,
+        stride: 1280,
+        offset: 0,
+    };
+    let now = Time::now();
+    let ring = || {
+        (0..CaptureConfig::MIN_SLOTS).map(|_| Arc::<PlainMemory>::default() as Arc<dyn SlotMemory>)
+    };
+    capture.set_buffers(format, ring().collect(), now).unwrap();
+    let kind = SessionKind::Copy {
+        paint_cursors: true,
+    };
+    let session = capture.open_session(ClientId(1000), kind);
+    capture.request(session, now).unwrap();
+    capture.arm(job, Producer::Writeback, now).unwrap();
+    capture.committed(&[], Some(job));
+    capture.close_session(session);
+    capture.clear_buffers(now);
+    capture.set_buffers(format, ring().collect(), now).unwrap();
+    capture.overdue(job);
+}
+
+#[test]
+fn locked_waits_for_an_overdue_job_of_before_and_not_for_ever() {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    for ends in [true, false] {
+        let session = Session::start("");
+        session.with(|state| {
+            let capture = state.captures.values_mut().next().unwrap();
+            with_an_overdue_job_of_before(capture, JobId(1));
+        });
+        let mut client = session.client();
+        let asked = Instant::now();
+        let lock = Locker::ask(&mut client).unwrap();
+        client.roundtrip().unwrap();
+        client.roundtrip().unwrap();
+        assert!(session.is_hidden());
+        // Only a machine that stands still comes here so late.
+        assert!(!lock.record().locked || asked.elapsed() >= PATIENCE);
+        if ends {
+            session.with(|state| {
+                let captures = state.captures.values_mut();
+                captures.for_each(|capture| capture.late_fence(JobId(1)));
+            });
+        }
+        lock.wait(&mut client).unwrap();
+        assert!(lock.record().locked);
+        assert!(ends || asked.elapsed() >= PATIENCE);
+    }
 }

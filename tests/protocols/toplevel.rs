@@ -14,9 +14,9 @@ use wayland_protocols::ext::{
 
 use crate::{
     client::Client,
-    copy_frames::undamaged,
     inbox::Told,
     server::{Server, HEIGHT, WIDTH},
+    streaming::undamaged,
 };
 
 /// A client and the windows that it was told of.

@@ -135,7 +135,7 @@ fn the_application_can_reach_the_control_socket() {
     });
 }
 
-fn pngs(directory: &Path) -> Vec<PathBuf> {
+pub fn pngs(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
         .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
         .unwrap_or_default();
@@ -143,7 +143,7 @@ fn pngs(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn assert_png_shows(file: &Path, picture: &crate::clients::Picture) {
+pub fn assert_png_shows(file: &Path, picture: &crate::clients::Picture) {
     let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(file).unwrap()));
     let mut reader = decoder.read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];

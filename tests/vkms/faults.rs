@@ -50,8 +50,9 @@ fn assert_says(log: &str, words: &str, times: usize) {
     assert_eq!(found, times, "times that the log says {words:?}");
 }
 
+/// The log says these in their order.
 #[track_caller]
-fn assert_in_order(log: &str, sentences: &[&str]) {
+pub fn assert_in_order(log: &str, sentences: &[&str]) {
     let mut rest = log;
     for words in sentences {
         match rest.split_once(words) {

@@ -4,9 +4,10 @@ use std::{fs, time::Duration};
 
 use crate::{
     clients::{
-        export_dmabuf::{CancelReason, ExportedFrame, Exporter},
-        programs, Client, OutputInfo, Painter,
+        export_dmabuf::{CancelReason, ExportedFrame},
+        programs, Client, Painter,
     },
+    looker::Looker,
     machine::{self, Guest, Machine, Proc, Signal, SECOND},
     stage::{Setup, Stage, Summary},
 };
@@ -14,41 +15,8 @@ use crate::{
 /// Frames for the well-behaved client, and flips, while the others misbehave.
 const FRAMES: u32 = 60;
 
-struct Good {
-    client: Client,
-    exporter: Exporter,
-    output: OutputInfo,
-}
-
-impl Good {
-    fn new(stage: &Stage<'_>) -> Self {
-        let client = stage.client();
-        let output = client.output(None).unwrap();
-        let exporter = Exporter::new(&client).unwrap();
-        Self {
-            client,
-            exporter,
-            output,
-        }
-    }
-
-    fn request(&mut self) -> ExportedFrame {
-        self.exporter
-            .request(&mut self.client, &self.output, true)
-            .unwrap()
-    }
-
-    fn frame(&mut self) -> ExportedFrame {
-        let outcome = self
-            .exporter
-            .capture(&mut self.client, &self.output, true)
-            .unwrap();
-        outcome.frame()
-    }
-}
-
 /// Each picture must be shown, and each must come to the good client: what it gets is what was drawn.
-fn everything_goes_on(client: &mut Client, painter: &mut Painter, good: &mut Good, from: u32) {
+fn everything_goes_on(client: &mut Client, painter: &mut Painter, good: &mut Looker, from: u32) {
     for n in from..from + FRAMES {
         let shown = painter.present(client, n).unwrap();
         let mut frame = good.frame();
@@ -123,12 +91,12 @@ fn never_release(lines: &'static str, judge: fn(&Summary)) {
             .start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 1).unwrap();
-        let mut good = Good::new(&stage);
+        let mut good = Looker::new(&stage);
         everything_goes_on(&mut client, &mut painter, &mut good, 100);
         let before = at_rest(&stage.vitrine);
 
         // Never releases: asks until its quota is full, then waits for ever.
-        let mut greedy = Good::new(&stage);
+        let mut greedy = Looker::new(&stage);
         let held = [greedy.frame(), greedy.frame()];
         let _third = greedy.request();
         everything_goes_on(&mut client, &mut painter, &mut good, 200);
@@ -197,7 +165,7 @@ fn hold_two(lines: &'static str, judge: fn(&Summary)) {
             .with(&format!("[capture]\nhold_deadline_ms = 60000\n{lines}"))
             .start(guest);
         let (mut client, mut painter) = stage.painter();
-        let mut holder = Good::new(&stage);
+        let mut holder = Looker::new(&stage);
         let mut held = Vec::new();
         for n in [1, 2] {
             let shown = painter.present(&mut client, n).unwrap();
@@ -210,7 +178,7 @@ fn hold_two(lines: &'static str, judge: fn(&Summary)) {
             frame.picture().assert_same(&expected, "a fresh frame");
             held.push((frame.map().unwrap(), frame, expected));
         }
-        let mut good = Good::new(&stage);
+        let mut good = Looker::new(&stage);
         let unchanged = |held: &[(
             crate::clients::export_dmabuf::MappedFrame,
             ExportedFrame,
@@ -255,7 +223,7 @@ fn a_frame_is_taken_back_only_after_its_client_was_told() {
             .with("[capture]\nhold_deadline_ms = 100\nring_slots = 3")
             .start(guest);
         let (mut client, mut painter) = stage.painter();
-        let mut holder = Good::new(&stage);
+        let mut holder = Looker::new(&stage);
         let mut held = Vec::new();
         for n in [1, 2] {
             let shown = painter.present(&mut client, n).unwrap();
@@ -266,7 +234,7 @@ fn a_frame_is_taken_back_only_after_its_client_was_told() {
             }
             held.push((frame.map().unwrap(), frame, painter.expected()));
         }
-        let mut good = Good::new(&stage);
+        let mut good = Looker::new(&stage);
         let mut void = None;
         for n in 10..200 {
             painter.present(&mut client, n).unwrap();

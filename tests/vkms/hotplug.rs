@@ -108,7 +108,8 @@ fn two_screens_are_captured_at_once_and_one_of_them_is_unplugged_and_comes_back(
     });
 }
 
-fn descriptors(stage: &Stage<'_>) -> usize {
+/// How many descriptors vitrine has open.
+pub fn descriptors(stage: &Stage<'_>) -> usize {
     let dir = format!("/proc/{}/fd", stage.vitrine.pid());
     std::fs::read_dir(dir).unwrap().count()
 }

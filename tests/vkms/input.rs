@@ -1,110 +1,16 @@
 //! Hands on devices: from uinput through udev and libinput to what the focused client hears.
 
-use std::sync::{Arc, Mutex};
-
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
-use wayland_client::{
-    protocol::{wl_keyboard, wl_pointer, wl_seat, wl_surface, wl_touch},
-    Connection, Dispatch, Proxy, QueueHandle, WEnum,
-};
+use std::sync::Arc;
 
 use crate::{
-    clients::{picture::pattern_picture, Client, Picture, State},
+    clients::{picture::pattern_picture, Picture},
+    hands::{id, Hands},
     machine::{self, Machine, SECOND},
     screen,
     stage::{Setup, Stage},
     uinput::{code, Device, TOUCH_MAX},
     window::{Popup, Window},
 };
-
-/// Everything that a seat told its client, as words.
-#[derive(Debug, Default)]
-struct Heard {
-    capabilities: Option<wl_seat::Capability>,
-    words: Vec<String>,
-    keymap: String,
-}
-
-type Record = Arc<Mutex<Heard>>;
-
-/// A client's seat with all that it offers.
-pub struct Hands {
-    seat: wl_seat::WlSeat,
-    record: Record,
-}
-
-impl Hands {
-    pub fn new(client: &mut Client) -> Self {
-        let record = Record::default();
-        let seat = client.bind(8, Arc::clone(&record)).unwrap();
-        client.roundtrip().unwrap();
-        Self { seat, record }
-    }
-
-    /// Keyboard and pointer, which then speak.
-    pub fn take_all(&self, client: &mut Client) {
-        let record = || Arc::clone(&self.record);
-        self.seat.get_keyboard(&client.qh, record());
-        self.seat.get_pointer(&client.qh, record());
-        client.roundtrip().unwrap();
-    }
-
-    fn can(&self) -> (bool, bool, bool) {
-        use wl_seat::Capability as C;
-        let can = self
-            .record
-            .lock()
-            .unwrap()
-            .capabilities
-            .unwrap_or(C::empty());
-        (
-            can.contains(C::Keyboard),
-            can.contains(C::Pointer),
-            can.contains(C::Touch),
-        )
-    }
-
-    /// Waits until the seat has keyboard, pointer, touch as said.
-    #[track_caller]
-    pub fn wait_can(&self, client: &mut Client, wanted: (bool, bool, bool)) {
-        let what = format!("capabilities {wanted:?}, not {:?}", self.can());
-        client
-            .wait_for(&what, client.patience(), |_| {
-                (self.can() == wanted).then_some(())
-            })
-            .unwrap();
-    }
-
-    /// Waits for a word and forgets all up to it.
-    #[track_caller]
-    pub fn wait(&self, client: &mut Client, word: &str) {
-        let found = client.wait_for(word, SECOND * 15, |_| {
-            let mut heard = self.record.lock().unwrap();
-            let at = heard.words.iter().position(|heard| heard == word)?;
-            heard.words.drain(..=at);
-            Some(())
-        });
-        if let Err(error) = found {
-            panic!("{error}; heard {:?}", self.words());
-        }
-    }
-
-    pub fn words(&self) -> Vec<String> {
-        self.record.lock().unwrap().words.clone()
-    }
-
-    pub fn forget(&self) {
-        self.record.lock().unwrap().words.clear();
-    }
-}
-
-fn say(record: &Record, word: String) {
-    record.lock().unwrap().words.push(word);
-}
-
-fn id(surface: &wl_surface::WlSurface) -> u32 {
-    surface.id().protocol_id()
-}
 
 fn finish(stage: Stage<'_>) {
     let log = stage.vitrine.log();
@@ -127,11 +33,9 @@ fn keys_reach_the_focused_client_with_a_keymap() {
         let surface = id(&window.surface.proxy);
         let mut device = Device::keyboard();
         hands.wait_can(&mut client, (true, false, false));
-        let keyboard = hands
-            .seat
-            .get_keyboard(&client.qh, Arc::clone(&hands.record));
+        let keyboard = hands.keyboard(&client);
         hands.wait(&mut client, &format!("keyboard enter {surface}"));
-        let keymap = hands.record.lock().unwrap().keymap.clone();
+        let keymap = hands.keymap();
         assert!(keymap.starts_with("xkb_keymap {"), "{keymap:.80}");
         assert!(keymap.contains("<AC01>"), "no keys in the keymap");
         device.key(code::KEY_A, 1);
@@ -164,9 +68,7 @@ fn keys_reach_the_focused_client_with_a_keymap() {
         // And back.
         let mut device = Device::keyboard();
         hands.wait_can(&mut client, (true, false, false));
-        let _keyboard = hands
-            .seat
-            .get_keyboard(&client.qh, Arc::clone(&hands.record));
+        let _keyboard = hands.keyboard(&client);
         hands.wait(&mut client, &format!("keyboard enter {surface}"));
         device.tap(code::KEY_A);
         hands.wait(&mut client, "key 30 down");
@@ -184,8 +86,8 @@ fn the_window_on_top_has_the_keyboard() {
         let (left, right) = (Hands::new(&mut one), Hands::new(&mut two));
         left.wait_can(&mut one, (true, false, false));
         right.wait_can(&mut two, (true, false, false));
-        left.seat.get_keyboard(&one.qh, Arc::clone(&left.record));
-        right.seat.get_keyboard(&two.qh, Arc::clone(&right.record));
+        left.keyboard(&one);
+        right.keyboard(&two);
         let first = Window::showing(&mut one, &pattern_picture(1, 640, 480));
         left.wait(
             &mut one,
@@ -241,9 +143,7 @@ fn the_pointer_moves_clicks_and_scrolls() {
         let window = Window::showing(&mut client, &pattern_picture(1, 640, 480));
         let mut device = Device::mouse();
         hands.wait_can(&mut client, (false, true, false));
-        let pointer = hands
-            .seat
-            .get_pointer(&client.qh, Arc::clone(&hands.record));
+        let pointer = hands.pointer(&client);
         client.roundtrip().unwrap();
         // Far over the edge: it stops in the corner. Acceleration is flat, so the rest is exact.
         for _ in 0..4 {
@@ -330,7 +230,7 @@ fn fingers_reach_the_surface_below_them() {
         let window = Window::showing(&mut client, &pattern_picture(1, 640, 480));
         let mut device = Device::touch();
         hands.wait_can(&mut client, (false, false, true));
-        let touch = hands.seat.get_touch(&client.qh, Arc::clone(&hands.record));
+        let touch = hands.touch(&client);
         client.roundtrip().unwrap();
         let middle = (TOUCH_MAX / 2, TOUCH_MAX / 2);
         let surface = id(&window.surface.proxy);
@@ -371,9 +271,7 @@ fn ctrl_alt_backspace_ends_vitrine_only_when_it_is_told_to() {
         let mut client = stage.client();
         let hands = Hands::new(&mut client);
         hands.wait_can(&mut client, (true, false, false));
-        hands
-            .seat
-            .get_keyboard(&client.qh, Arc::clone(&hands.record));
+        hands.keyboard(&client);
         let window = Window::showing(&mut client, &pattern_picture(1, 640, 480));
         hands.wait(
             &mut client,
@@ -408,9 +306,7 @@ fn a_click_outside_of_a_popup_with_a_grab_dismisses_it() {
         let window = Window::showing(&mut client, &back);
         let (mut mouse, _keyboard) = (Device::mouse(), Device::keyboard());
         hands.wait_can(&mut client, (true, true, false));
-        hands
-            .seat
-            .get_pointer(&client.qh, Arc::clone(&hands.record));
+        hands.pointer(&client);
         client.roundtrip().unwrap();
         for _ in 0..4 {
             mouse.motion(-2000, -2000);
@@ -421,9 +317,8 @@ fn a_click_outside_of_a_popup_with_a_grab_dismisses_it() {
         mouse.tap(code::BTN_LEFT);
         let serial = client
             .wait_for("a button", SECOND * 10, |_| {
-                let heard = hands.record.lock().unwrap();
+                let heard = hands.words();
                 let word = heard
-                    .words
                     .iter()
                     .find(|word| word.starts_with("button serial "))?;
                 word["button serial ".len()..].parse::<u32>().ok()
@@ -477,9 +372,7 @@ fn a_click_on_the_window_behind_a_dialog_leaves_the_dialog_on_top() {
         dialog.show(&mut client, &Picture::filled(100, 80, 0xff_8000));
         let mut mouse = Device::mouse();
         hands.wait_can(&mut client, (false, true, false));
-        hands
-            .seat
-            .get_pointer(&client.qh, Arc::clone(&hands.record));
+        hands.pointer(&client);
         client.roundtrip().unwrap();
         for _ in 0..4 {
             mouse.motion(-2000, -2000);
@@ -497,164 +390,4 @@ fn a_click_on_the_window_behind_a_dialog_leaves_the_dialog_on_top() {
         );
         finish(stage);
     });
-}
-
-impl Dispatch<wl_seat::WlSeat, Record> for State {
-    fn event(
-        _: &mut Self,
-        _: &wl_seat::WlSeat,
-        event: wl_seat::Event,
-        record: &Record,
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let wl_seat::Event::Capabilities {
-            capabilities: WEnum::Value(capabilities),
-        } = event
-        {
-            record.lock().unwrap().capabilities = Some(capabilities);
-        }
-    }
-}
-
-impl Dispatch<wl_keyboard::WlKeyboard, Record> for State {
-    fn event(
-        _: &mut Self,
-        _: &wl_keyboard::WlKeyboard,
-        event: wl_keyboard::Event,
-        record: &Record,
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        use wl_keyboard::Event as E;
-        match event {
-            E::Keymap { fd, size, .. } => {
-                let size = size as usize;
-                // SAFETY: a private mapping of the descriptor that the compositor gave for this, unmapped below.
-                let text = unsafe {
-                    let at = mmap(
-                        std::ptr::null_mut(),
-                        size,
-                        ProtFlags::READ,
-                        MapFlags::PRIVATE,
-                        &fd,
-                        0,
-                    )
-                    .unwrap();
-                    let bytes = std::slice::from_raw_parts(at.cast::<u8>(), size);
-                    let text = String::from_utf8_lossy(bytes).into_owned();
-                    munmap(at, size).unwrap();
-                    text
-                };
-                record.lock().unwrap().keymap = text;
-            }
-            E::Enter { surface, .. } => say(record, format!("keyboard enter {}", id(&surface))),
-            E::Leave { .. } => say(record, "keyboard leave".into()),
-            E::Key { key, state, .. } => {
-                let down = state == WEnum::Value(wl_keyboard::KeyState::Pressed);
-                say(
-                    record,
-                    format!("key {key} {}", if down { "down" } else { "up" }),
-                );
-            }
-            E::Modifiers { mods_depressed, .. } => {
-                say(record, format!("modifiers {mods_depressed}"))
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Dispatch<wl_pointer::WlPointer, Record> for State {
-    fn event(
-        _: &mut Self,
-        _: &wl_pointer::WlPointer,
-        event: wl_pointer::Event,
-        record: &Record,
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        use wl_pointer::Event as E;
-        match event {
-            E::Enter {
-                surface,
-                surface_x,
-                surface_y,
-                ..
-            } => {
-                say(record, format!("pointer enter {}", id(&surface)));
-                say(record, format!("motion {surface_x} {surface_y}"));
-            }
-            E::Leave { .. } => say(record, "pointer leave".into()),
-            E::Motion {
-                surface_x,
-                surface_y,
-                ..
-            } => say(record, format!("motion {surface_x} {surface_y}")),
-            E::Button {
-                button,
-                state,
-                serial,
-                ..
-            } => {
-                let down = state == WEnum::Value(wl_pointer::ButtonState::Pressed);
-                if down {
-                    say(record, format!("button serial {serial}"));
-                }
-                say(
-                    record,
-                    format!("button {button} {}", if down { "down" } else { "up" }),
-                );
-            }
-            E::Axis { axis, value, .. } => {
-                let axis = match axis {
-                    WEnum::Value(wl_pointer::Axis::VerticalScroll) => "vertical",
-                    _ => "horizontal",
-                };
-                say(
-                    record,
-                    format!("axis {axis} {}", if value > 0.0 { '+' } else { '-' }),
-                );
-            }
-            E::AxisSource {
-                axis_source: WEnum::Value(wl_pointer::AxisSource::Wheel),
-            } => {
-                say(record, "source wheel".into());
-            }
-            E::Frame => say(record, "frame".into()),
-            _ => {}
-        }
-    }
-}
-
-impl Dispatch<wl_touch::WlTouch, Record> for State {
-    fn event(
-        _: &mut Self,
-        _: &wl_touch::WlTouch,
-        event: wl_touch::Event,
-        record: &Record,
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        use wl_touch::Event as E;
-        let round = |x: f64, y: f64| format!("{} {}", x.round(), y.round());
-        match event {
-            E::Down {
-                surface,
-                id: finger,
-                x,
-                y,
-                ..
-            } => {
-                say(
-                    record,
-                    format!("down {} {finger} at {}", id(&surface), round(x, y)),
-                );
-            }
-            E::Motion { id, x, y, .. } => say(record, format!("touch {id} to {}", round(x, y))),
-            E::Up { id, .. } => say(record, format!("up {id}")),
-            E::Frame => say(record, "touch frame".into()),
-            _ => {}
-        }
-    }
 }

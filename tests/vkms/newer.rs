@@ -257,7 +257,7 @@ impl<'a> Portal<'a> {
         let pipewire = programs.spawn(stage, "pipewire", &[]);
         exists("/run/user/0/pipewire-0");
         let policy = programs.spawn(stage, "wireplumber", &[]);
-        let chooser = "[screencast]\nchooser_type=none\noutput_name=Virtual-1\nmax_fps=4\n";
+        let chooser = "[screencast]\nchooser_type=none\noutput_name=Virtual-1\nmax_fps=2\n";
         std::fs::write("/tmp/portal.conf", chooser).unwrap();
         let mut portal = Self {
             programs,
@@ -333,8 +333,8 @@ fn the_portal_takes_a_screenshot() {
     });
 }
 
-/// GStreamer's source of PipeWire streams stops and starts the stream once when it begins to play. The portal (0.8.4) then
-/// often creates a frame while it has one, which ext-image-copy-capture forbids, and is disconnected. That is tried again.
+/// What docs/clients.md says of the portal's streams that pause is what happens here at each start. Where the portal is
+/// disconnected for its second frame object, it is tried again.
 #[test]
 fn the_portal_casts_the_screen_into_pipewire() {
     let Some(tree) = tree("gst-launch-1.0") else {
@@ -356,9 +356,7 @@ fn the_portal_casts_the_screen_into_pipewire() {
             portal.restart();
         }
         let bytes = std::fs::read(film).unwrap();
-        let frames = bytes.chunks_exact(640 * 480 * 4);
-        // At the stop the portal gives back an empty buffer, marked as worthless, which GStreamer's sink does not look at.
-        let frames = frames.filter(|frame| frame.iter().any(|byte| *byte != 0));
+        let frames = bytes.chunks_exact(640 * 480 * 4).skip(NONSENSE);
         let frames = frames.map(|frame| read(frame, (640, 480), 640 * 4).unwrap());
         let numbers: Vec<u32> = frames.collect();
         println!("pictures {numbers:?}, {attempts} attempts in vain");
@@ -374,35 +372,55 @@ fn the_portal_casts_the_screen_into_pipewire() {
     });
 }
 
-/// Two frames of a screen cast, as GStreamer gets them. `false` if the portal gave up.
+/// So many buffers of a stream are not what they seem: at the stop the portal gives back the one that is being captured, and
+/// it takes the next one for it.
+const NONSENSE: usize = 2;
+
+/// Four frames of a screen cast, as GStreamer gets them, behind the nonsense. `false` if the portal gave up.
 fn record(portal: &Portal<'_>, window: &mut Window, film: &Path) -> bool {
     let _ = std::fs::remove_file(film);
-    let source = format!("path={}", portal.cast());
+    let cast = portal.cast();
+    // The buffer that is given back has the time of the frame before, and GStreamer waits for what comes next as long as that
+    // is later. The first buffer of all has the time 0, which is the machine's start.
+    if !stream(portal, window, &cast, 1, &["fakesink"]) {
+        return false;
+    }
+    // What is being captured is over before the next start.
+    let started = clock::now();
+    while clock::now() < started + SECOND {
+        window.turn(Duration::from_millis(5));
+    }
     let location = format!("location={}", film.display());
-    let pipeline = [
-        "-q",
-        "pipewiresrc",
-        &source,
-        "always-copy=true",
-        "num-buffers=4",
-        "!",
-    ];
-    let sink = ["video/x-raw,format=BGRx", "!", "filesink", &location];
-    let arguments = [&pipeline[..], &sink[..]].concat();
+    stream(
+        portal,
+        window,
+        &cast,
+        NONSENSE + 4,
+        &["filesink", &location],
+    )
+}
+
+/// Plays so many buffers of a cast into a sink, while the window never stands still.
+fn stream(
+    portal: &Portal<'_>,
+    window: &mut Window,
+    cast: &str,
+    buffers: usize,
+    sink: &[&str],
+) -> bool {
+    let (source, number) = (format!("path={cast}"), format!("num-buffers={buffers}"));
+    let from = ["-q", "pipewiresrc", &source, "always-copy=true", &number];
+    let to = ["!", "video/x-raw,format=BGRx", "!"];
+    let arguments = [&from[..], &to[..], sink].concat();
     let program = "gst-launch-1.0";
     let mut recorder = portal.programs.spawn(portal.stage, program, &arguments);
     let started = clock::now();
-    let begun = || std::fs::metadata(film).is_ok_and(|film| film.len() > 0);
     loop {
         if let Some(status) = recorder.try_exit() {
             return status.success();
         }
-        let elapsed = clock::now() - started;
-        assert!(elapsed < SECOND * 30, "GStreamer hangs");
-        // The screen stands still until the stream runs.
-        if begun() || elapsed > SECOND * 4 {
-            window.turn(Duration::from_millis(5));
-        }
+        assert!(clock::now() < started + SECOND * 30, "GStreamer hangs");
+        window.turn(Duration::from_millis(5));
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::{
     clients::{
         buffers::{ARGB8888, XRGB8888},
-        copy_capture::{picture_of, CopiedFrame, CopySession, PendingCopy},
+        copy_capture::{picture_of, CopiedFrame, CopySession, FailureReason, PendingCopy},
         export_dmabuf::Exporter,
-        Buffer, Client, MemoryKind, Painter, Rect,
+        Buffer, Client, MemoryKind, Painter, Picture, Rect,
     },
     control::capture_report,
     cursor::{setup, with_arrow},
@@ -31,23 +31,28 @@ pub struct Viewer {
 
 impl Viewer {
     pub fn new(stage: &Stage<'_>, kind: MemoryKind) -> Self {
-        Self::with(stage, |client| {
+        Self::connected(stage.client(), None, kind)
+    }
+
+    /// By this connection, on the named output or the first one.
+    pub fn connected(client: Client, output: Option<&str>, kind: MemoryKind) -> Self {
+        Self::open(client, output, true, |client| {
             let buffer = |client: &mut Client| Buffer::new(client, kind, 640, 480, XRGB8888);
             vec![buffer(client).unwrap(), buffer(client).unwrap()]
         })
     }
 
     fn with(stage: &Stage<'_>, buffers: impl FnOnce(&mut Client) -> Vec<Buffer>) -> Self {
-        Self::of_view(stage, true, buffers)
+        Self::open(stage.client(), None, true, buffers)
     }
 
-    fn of_view(
-        stage: &Stage<'_>,
+    fn open(
+        mut client: Client,
+        output: Option<&str>,
         cursor: bool,
         buffers: impl FnOnce(&mut Client) -> Vec<Buffer>,
     ) -> Self {
-        let mut client = stage.client();
-        let output = client.output(None).unwrap();
+        let output = client.output(output).unwrap();
         let session = CopySession::open(&mut client, &output, cursor).unwrap();
         let mut buffers = buffers(&mut client);
         for buffer in &mut buffers {
@@ -59,6 +64,18 @@ impl Viewer {
             buffers,
             turn: 0,
         }
+    }
+
+    /// Dies with a request under way: the connection first, so that nothing is said about the objects.
+    pub fn die(self, pending: PendingCopy) {
+        let Self {
+            client,
+            session,
+            buffers,
+            ..
+        } = self;
+        drop(client);
+        drop((pending, session, buffers));
     }
 
     pub fn buffer(&self) -> &Buffer {
@@ -83,6 +100,18 @@ impl Viewer {
     pub fn capture(&mut self) -> CopiedFrame {
         let pending = self.ask();
         self.wait(pending)
+    }
+
+    pub fn pictures(&self) -> Vec<Picture> {
+        self.buffers.iter().map(picture_of).collect()
+    }
+
+    /// Nothing was written into the buffers since `pictures`.
+    #[track_caller]
+    pub fn assert_untouched(&self, pictures: &[Picture], what: &str) {
+        for (now, then) in self.pictures().iter().zip(pictures) {
+            now.assert_same(then, what);
+        }
     }
 
     /// Captures until the frame is not older than `shown`, and holds it against what the painter drew.
@@ -146,7 +175,7 @@ fn a_lone_clients_dmabufs_are_written_by_the_connector_and_nothing_is_copied() {
 }
 
 /// Six pictures for a viewer who is alone.
-fn alone(
+pub fn alone(
     guest: &Guest,
     viewer: &mut Viewer,
     (client, painter): (&mut Client, &mut Painter),
@@ -235,7 +264,7 @@ fn the_cursor_is_in_what_the_connector_writes_and_who_does_not_want_it_gets_a_co
         let between = capture_report(guest);
         assert!(between.passthrough > before.passthrough);
         drop(with);
-        let mut without = Viewer::of_view(&stage, false, |client| {
+        let mut without = Viewer::open(stage.client(), None, false, |client| {
             vec![Buffer::new(client, MemoryKind::Udmabuf, 640, 480, XRGB8888).unwrap()]
         });
         for n in 6..10 {
@@ -293,10 +322,12 @@ fn where_the_operator_does_not_want_it_frames_are_copied() {
 /// A client that captures as fast as it can while a window never stands still. Each frame is held against what
 /// wp_presentation said of that moment.
 pub struct Stream {
-    viewer: Viewer,
+    pub viewer: Viewer,
     pub window: Window,
     pending: Option<PendingCopy>,
     taken: Vec<(Duration, Result<u32, String>)>,
+    /// Why no further frame is asked for.
+    pub over: Option<FailureReason>,
 }
 
 impl Stream {
@@ -306,29 +337,58 @@ impl Stream {
             window: Window::open(stage, None, 1),
             pending: None,
             taken: Vec::new(),
+            over: None,
         }
     }
 
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         let moment = Duration::from_millis(1);
         self.window.turn(moment);
         self.viewer.client.dispatch_for(moment).unwrap();
-        if let Some(end) = self.pending.as_ref().and_then(PendingCopy::ended) {
-            let buffer = self.viewer.buffer();
-            let shows = buffer.read(|bytes| film::read(bytes, (640, 480), buffer.stride));
-            self.taken.push((end.unwrap(), shows));
-            self.pending = None;
+        match self.pending.as_ref().and_then(PendingCopy::ended) {
+            Some(Ok(presented)) => {
+                self.taken
+                    .push((presented, self.shows(self.viewer.buffer())));
+                self.pending = None;
+            }
+            Some(Err(reason)) => {
+                self.over = Some(reason);
+                self.pending = None;
+            }
+            None => {}
         }
-        if self.pending.is_none() {
+        if self.pending.is_none() && self.over.is_none() {
             self.pending = Some(self.viewer.ask());
         }
     }
 
+    /// Goes on with another client.
+    pub fn change_viewer(&mut self, viewer: Viewer) {
+        self.viewer = viewer;
+        self.pending = None;
+        self.over = None;
+    }
+
+    /// Which picture a buffer shows.
+    pub fn shows(&self, buffer: &Buffer) -> Result<u32, String> {
+        buffer.read(|bytes| film::read(bytes, (640, 480), buffer.stride))
+    }
+
+    /// Frames so far.
+    pub fn taken(&self) -> usize {
+        self.taken.len()
+    }
+
     pub fn run(&mut self, frames: usize) {
         let enough = self.taken.len() + frames;
-        machine::wait_until("the stream", SECOND * 60, || {
+        self.run_until("the stream", |stream| stream.taken.len() >= enough);
+        assert_eq!(self.over, None);
+    }
+
+    pub fn run_until(&mut self, what: &str, mut enough: impl FnMut(&Self) -> bool) {
+        machine::wait_until(what, SECOND * 60, || {
             self.turn();
-            self.taken.len() >= enough
+            enough(self)
         });
     }
 
@@ -369,5 +429,25 @@ fn two_hundred_frames_of_a_stream_cost_an_import_for_each_buffer_and_are_all_tru
         println!("200 frames of {flips} flips; {summary:?}");
         assert_nothing_copied(&summary);
         assert_eq!(summary.get("imports"), 2);
+    });
+}
+
+#[test]
+fn a_stream_that_takes_turns_with_a_buffer_that_cannot_be_written_has_every_second_frame_passed() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(ON).start(guest);
+        let mut stream = Stream::begin(&stage);
+        stream.change_viewer(Viewer::with(&stage, |client| {
+            let buffer = |client: &mut Client, fourcc| {
+                Buffer::new(client, MemoryKind::Udmabuf, 640, 480, fourcc).unwrap()
+            };
+            vec![buffer(client, XRGB8888), buffer(client, ARGB8888)]
+        }));
+        stream.run(60);
+        stream.finish();
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        // The frames of a slow machine are no stream, or overtaken.
+        assert!(summary.get("passthrough") >= 20 && summary.get("copies") >= 25);
     });
 }

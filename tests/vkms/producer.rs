@@ -2,7 +2,7 @@
 
 use crate::{
     clients::{copy_capture::picture_of, CopySession, Exporter, MemoryKind},
-    faults::assert_clean,
+    faults::{assert_clean, assert_in_order},
     film::{seldom, Cameras, Film},
     machine::{self, Machine, Output},
     stage::{Setup, Stage, Summary},
@@ -63,17 +63,6 @@ fn until_log(stage: &Stage<'_>, film: &mut Film, others: &mut Cameras, words: &s
         others.turn();
         said()
     });
-}
-
-#[track_caller]
-fn assert_in_order(log: &str, sentences: &[&str]) {
-    let mut rest = log;
-    for words in sentences {
-        match rest.split_once(words) {
-            Some((_, after)) => rest = after,
-            None => panic!("the log does not say {words:?} in its order"),
-        }
-    }
 }
 
 #[test]

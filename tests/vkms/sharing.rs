@@ -3,45 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    clients::{
-        export_dmabuf::{ExportedFrame, Exporter, Holding},
-        Client,
-    },
+    clients::export_dmabuf::{ExportedFrame, Holding},
+    looker::Looker,
     machine::{self, Machine, SECOND},
-    stage::{Setup, Stage},
+    stage::Setup,
 };
 
 const CLIENTS: usize = 8;
-
-/// A connection that captures by reference.
-struct Looker {
-    client: Client,
-    exporter: Exporter,
-    output: crate::clients::OutputInfo,
-}
-
-impl Looker {
-    fn new(stage: &Stage<'_>) -> Self {
-        let client = stage.client();
-        let output = client.output(None).unwrap();
-        let exporter = Exporter::new(&client).unwrap();
-        Self {
-            client,
-            exporter,
-            output,
-        }
-    }
-
-    fn request(&mut self) -> ExportedFrame {
-        self.exporter
-            .request(&mut self.client, &self.output, true)
-            .unwrap()
-    }
-
-    fn wait(&mut self, pending: ExportedFrame) -> ExportedFrame {
-        pending.wait(&mut self.client, SECOND * 20).unwrap().frame()
-    }
-}
 
 #[test]
 fn eight_clients_get_the_same_three_hundred_frames_from_one_job_each() {

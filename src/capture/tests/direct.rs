@@ -337,6 +337,44 @@ fn a_change_of_mode_voids_the_job_in_flight() {
 }
 
 #[test]
+fn a_job_of_before_counts_until_it_is_over_whether_it_is_in_time_and_whatever_it_writes() {
+    for (direct, late) in [(true, false), (true, true), (false, false), (false, true)] {
+        for proof in [false, true] {
+            let mut rig = rig();
+            let session = rig.streaming();
+            rig.ask(session, 7);
+            let job = match direct {
+                true => rig.commit_direct(&[rect(0, 0, 8, 8)]).unwrap(),
+                false => rig.commit_ring(&[rect(0, 0, 8, 8)]).unwrap(),
+            };
+            assert!(!rig.capture.has_old_jobs(), "it shows the present");
+            if late {
+                rig.capture.overdue(job);
+            }
+            // As when the session is locked.
+            let now = rig.now();
+            rig.capture.clear_buffers(now);
+            let buffers = memories(&stamped(4));
+            rig.capture.set_buffers(format(), buffers, now).unwrap();
+            assert!(rig.capture.has_old_jobs());
+            if !late {
+                // The commit of the next picture did not wait for it.
+                rig.capture.overdue(job);
+            }
+            drop(rig.capture.release_targets(Some(job)));
+            assert!(rig.capture.has_old_jobs(), "it may still be written");
+            assert!(rig.capture.waits_for_proof(), "a probe would tell");
+            match proof {
+                true => drop(rig.capture.release_targets(None)),
+                false => rig.capture.late_fence(job),
+            }
+            assert!(!rig.capture.has_old_jobs() && !rig.capture.waits_for_proof());
+            assert!(rig.poll().is_empty(), "nobody is told of it");
+        }
+    }
+}
+
+#[test]
 fn a_picture_that_is_complete_but_not_told_when_all_have_to_go_is_given_to_nobody() {
     let mut rig = rig();
     let session = rig.streaming();
@@ -394,6 +432,44 @@ fn a_stream_into_its_own_memory_is_not_captured_ahead_and_any_other_is() {
         let (job, now) = (JobId(rig.next_job), rig.now());
         let ahead = rig.capture.arm(job, Producer::Writeback, now);
         assert_eq!(ahead.is_err(), direct);
+    }
+}
+
+/// One buffer of two cannot be written, or neither. What is captured ahead would take the next request from the hardware.
+#[test]
+fn a_buffer_that_is_refused_costs_the_other_one_nothing() {
+    for bad in [&[1][..], &[1, 2]] {
+        let mut rig = rig();
+        let session = rig.capture.open_session(ClientId(1), COPY);
+        let (mut passed, mut ahead) = (0, 0);
+        for turn in 0..20 {
+            let id = 1 + turn % 2;
+            rig.ask(session, id);
+            let damage = [rect(0, 0, 8, 8)];
+            let mut events = rig.poll();
+            if events.is_empty() {
+                if bad.contains(&id) {
+                    assert_eq!(rig.candidate(), Some(session));
+                    rig.capture.refuse_direct(session);
+                }
+                let job = rig.commit_direct(&damage);
+                let job = job.or_else(|| rig.commit_ring(&damage).ok());
+                events = rig.complete(job.unwrap());
+            }
+            passed += i32::from(written(&events).is_some());
+            // Before the copy is over, and the client is back at once.
+            if let Ok(job) = rig.commit_ring(&damage) {
+                ahead += 1;
+                rig.complete(job);
+            }
+            drop(events);
+            rig.poll();
+            rig.now -= 190;
+        }
+        match bad {
+            [_] => assert_eq!((passed, ahead), (10, 0)),
+            _ => assert!(passed == 0 && ahead >= 9, "{ahead} captured ahead"),
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! Random lives of a whole output, beside a model of what is on the screen and in each client's copy of it.
 
+mod checks;
+mod ops;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::atomic::Ordering,
@@ -7,6 +10,7 @@ use std::{
 
 use proptest::prelude::*;
 
+pub use self::ops::{op, Op};
 use super::*;
 use crate::capture::ring::SlotState;
 
@@ -28,69 +32,6 @@ pub fn paint(picture: &mut Picture, rect: Rect, with: impl Fn(usize, usize) -> u
 
 /// Buffers that clients have, all of them together: some client may name one in two sessions.
 const TARGETS: usize = 3;
-
-#[derive(Debug, Clone)]
-pub enum Op {
-    /// A commit with damage of some cells, captured if it may, and whether the kernel takes it.
-    Commit(Option<(i32, i32, i32, i32)>, bool, bool),
-    /// The cursor is shown there, or hidden; the next commit shows it.
-    Cursor(Option<(i32, i32)>),
-    Spare,
-    Complete(usize),
-    Fail(usize),
-    Overdue(usize),
-    LateFence(usize),
-    Open(u64, bool, View),
-    Close(usize),
-    Kill(u64),
-    Request(usize),
-    /// A request that names a client's memory, which the hardware may write or not.
-    RequestInto(usize, u64, bool),
-    /// Whether the hardware may write clients' memory.
-    Allow(bool),
-    /// The hardware is known to have left all overdue jobs behind.
-    Proven,
-    Cancel(usize),
-    Invalidate(usize),
-    Release(usize),
-    TellVoid,
-    Busy(usize, bool),
-    Advance(u64),
-    Resize(usize),
-    Clear,
-}
-
-pub fn op() -> impl Strategy<Value = Op> {
-    let rect = prop::option::of((0..8i32, 0..8i32, 1..5i32, 1..5i32));
-    prop_oneof![
-        12 => (rect, any::<bool>(), prop::bool::weighted(0.9))
-            .prop_map(|(rect, capture, taken)| Op::Commit(rect, capture, taken)),
-        3 => prop::option::weighted(0.7, (0..8i32, 0..8i32)).prop_map(Op::Cursor),
-        1 => Just(Op::Spare),
-        12 => (0..3usize).prop_map(Op::Complete),
-        1 => (0..2usize).prop_map(Op::Fail),
-        2 => (0..2usize).prop_map(Op::Overdue),
-        2 => (0..3usize).prop_map(Op::LateFence),
-        3 => (0..4u64, any::<bool>(), any::<bool>()).prop_map(|(who, export, bare)| {
-            Op::Open(who, export, View::ALL[usize::from(bare)])
-        }),
-        1 => (0..6usize).prop_map(Op::Close),
-        1 => (0..4u64).prop_map(Op::Kill),
-        14 => (0..6usize).prop_map(Op::Request),
-        14 => (0..6usize, 0..TARGETS as u64, prop::bool::weighted(0.9))
-            .prop_map(|(at, target, direct)| Op::RequestInto(at, target, direct)),
-        2 => prop::bool::weighted(0.8).prop_map(Op::Allow),
-        2 => Just(Op::Proven),
-        1 => (0..6usize).prop_map(Op::Cancel),
-        1 => (0..6usize).prop_map(Op::Invalidate),
-        8 => (0..8usize).prop_map(Op::Release),
-        3 => Just(Op::TellVoid),
-        2 => (0..4usize, any::<bool>()).prop_map(|(slot, busy)| Op::Busy(slot, busy)),
-        6 => prop_oneof![Just(16u64), 0..700u64].prop_map(Op::Advance),
-        1 => (3..6usize).prop_map(Op::Resize),
-        1 => Just(Op::Clear),
-    ]
-}
 
 #[derive(Debug)]
 struct Viewer {
@@ -124,10 +65,20 @@ enum Place {
 #[derive(Debug)]
 struct Flying {
     job: JobId,
-    spare: bool,
+    generation: u32,
     place: Place,
     cursor: CursorInFrame,
     shows: Option<Shows>,
+}
+
+/// A job that did not end in time.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    job: JobId,
+    generation: u32,
+    place: Place,
+    /// Whether the hardware is known to have left it behind. The slot stays in quarantine all the same.
+    left_behind: bool,
 }
 
 /// What a frame shows to each view that it serves.
@@ -148,7 +99,7 @@ pub struct World {
     changes: u64,
     next_job: u64,
     flying: Vec<Flying>,
-    overdue: VecDeque<(JobId, Place)>,
+    overdue: VecDeque<Late>,
     targets: [ClientMemory; TARGETS],
     copies: u64,
     /// What the hardware wrote into the memory of a session, until the session is told.
@@ -218,19 +169,16 @@ impl World {
         self.sampled.clear();
     }
 
-    fn arm(&mut self, spare: bool, cursor: CursorInFrame) -> Option<JobId> {
+    fn arm(&mut self, cursor: CursorInFrame) -> Option<JobId> {
         let job = JobId(self.next_job);
         self.next_job += 1;
         let now = self.now();
         let candidate = self.capture.direct_candidate(cursor, now);
-        if let Some(candidate) = candidate.filter(|_| !spare) {
+        if let Some(candidate) = candidate {
             return Some(self.arm_direct(job, &candidate, cursor));
         }
-        let slot = match spare {
-            true => self.capture.arm_spare(job, Producer::Writeback, now),
-            false => self.capture.arm_view(job, Producer::Writeback, cursor, now),
-        }
-        .ok()?;
+        let slot = self.capture.arm_view(job, Producer::Writeback, cursor, now);
+        let slot = slot.ok()?;
         assert!(
             self.memory[&slot].idle.load(Ordering::Relaxed),
             "armed while a GPU reads it"
@@ -240,7 +188,7 @@ impl World {
         assert!(!self.sampled.iter().any(resting), "armed during the grace");
         self.flying.push(Flying {
             job,
-            spare,
+            generation: self.capture.ring.generation(),
             place: Place::Slot(slot),
             cursor,
             shows: None,
@@ -262,7 +210,7 @@ impl World {
         self.capture.arm_direct(job, candidate, cursor);
         self.flying.push(Flying {
             job,
-            spare: false,
+            generation: self.capture.ring.generation(),
             place: Place::Target(target, session),
             cursor,
             shows: None,
@@ -273,7 +221,7 @@ impl World {
 
     fn is_written(&self, target: u64) -> bool {
         let flying = self.flying.iter().map(|flying| flying.place);
-        let mut places = flying.chain(self.overdue.iter().map(|(_, place)| *place));
+        let mut places = flying.chain(self.overdue.iter().map(|late| late.place));
         places.any(|place| matches!(place, Place::Target(have, _) if have == target))
     }
 
@@ -293,7 +241,8 @@ impl World {
     /// All that may be written is written: jobs in flight and overdue ones.
     fn scribble(&mut self) {
         let flying = self.flying.iter().map(|flying| (flying.job, flying.place));
-        for (job, place) in flying.chain(self.overdue.iter().copied()) {
+        let overdue = self.overdue.iter().map(|late| (late.job, late.place));
+        for (job, place) in flying.chain(overdue) {
             match place {
                 Place::Slot(slot) => self.memory[&slot].stamp.store(job.0, Ordering::Relaxed),
                 Place::Target(target, _) => self.targets[target as usize].stamp = job.0,
@@ -309,9 +258,7 @@ impl World {
         };
         let mut jobs = Vec::new();
         if capture {
-            let armed = contents
-                .iter()
-                .filter_map(|cursor| self.arm(false, *cursor));
+            let armed = contents.iter().filter_map(|cursor| self.arm(*cursor));
             jobs.extend(armed);
         }
         if !taken {
@@ -358,7 +305,6 @@ impl World {
         let flying = self.flying.remove(at);
         match self.capture.complete(flying.job, self.now(), self.now()) {
             Completion::Published(seq) => {
-                assert!(!flying.spare, "a spare job was published");
                 let newest = View::ALL
                     .into_iter()
                     .filter_map(|view| self.capture.newest(view));
@@ -490,105 +436,6 @@ impl World {
         }
     }
 
-    pub fn apply(&mut self, op: Op) {
-        let now = self.now();
-        match op {
-            Op::Commit(cells, capture, taken) => self.commit(cells, capture, taken),
-            Op::Cursor(at) => self.cursor = at,
-            Op::Spare => {
-                self.arm(true, CursorInFrame::Absent);
-            }
-            Op::Complete(at) => self.complete(at),
-            Op::Fail(at) if at < self.flying.len() => {
-                let flying = self.flying.remove(at);
-                self.capture.fail(flying.job);
-            }
-            Op::Overdue(at) if at < self.flying.len() => {
-                let flying = self.flying.remove(at);
-                self.capture.overdue(flying.job);
-                self.overdue.push_back((flying.job, flying.place));
-            }
-            Op::LateFence(at) if at < self.overdue.len() => {
-                let (job, _) = self.overdue.remove(at).unwrap();
-                assert_eq!(self.capture.complete(job, now, now), Completion::Unknown);
-                self.capture.late_fence(job);
-            }
-            Op::Open(client, export, view) if self.viewers.len() < 6 => {
-                self.open(client, export, view);
-            }
-            Op::Close(at) => {
-                if let Some(session) = self.session(at) {
-                    self.capture.close_session(session);
-                    self.viewers.remove(&session);
-                }
-            }
-            Op::Kill(client) => {
-                self.capture.close_client(ClientId(client));
-                let viewers = &self.viewers;
-                let dead = |session| {
-                    viewers
-                        .get(&session)
-                        .is_some_and(|viewer| viewer.client == ClientId(client))
-                };
-                self.leases.retain(|lease| !dead(lease.session()));
-                self.viewers
-                    .retain(|_, viewer| viewer.client != ClientId(client));
-            }
-            Op::Request(at) => {
-                if let Some(session) = self.session(at) {
-                    self.request(session);
-                }
-            }
-            Op::RequestInto(at, target, direct) => {
-                if let Some(session) = self.session(at) {
-                    self.request_into(session, target, direct);
-                }
-            }
-            Op::Allow(allowed) => self.capture.allow_direct(PerView::new(|_| allowed)),
-            Op::Proven => {
-                self.overdue
-                    .retain(|(_, place)| matches!(place, Place::Slot(_)));
-                drop(self.capture.release_targets(None));
-            }
-            Op::Cancel(at) => {
-                let session = self.session(at);
-                let viewer = session.and_then(|session| self.viewers.get_mut(&session));
-                if let Some(viewer) = viewer.filter(|viewer| viewer.waiting.len() == 1) {
-                    viewer.target = None;
-                }
-                let viewer = session.and_then(|session| self.viewers.get_mut(&session));
-                if let Some(request) = viewer.and_then(|viewer| viewer.waiting.pop_first()) {
-                    self.capture.cancel(request);
-                }
-            }
-            Op::Invalidate(at) => {
-                if let Some(session) = self.session(at) {
-                    self.capture.invalidate_session(session);
-                    self.viewers.get_mut(&session).unwrap().anew = true;
-                }
-            }
-            Op::Release(at) => self.release(at),
-            Op::TellVoid => self.tell_voids(),
-            Op::Busy(at, busy) => {
-                // Only what was published is read; a read that begins after the slot was free is the reader's fault.
-                let read = self.capture.ring.slots().nth(at).filter(|(_, state)| {
-                    matches!(state, SlotState::Published(_) | SlotState::Draining(_))
-                });
-                if let Some((slot, _)) = read {
-                    self.memory[&slot].idle.store(!busy, Ordering::Relaxed);
-                }
-            }
-            Op::Advance(by) => self.now += by,
-            Op::Resize(slots) => self.resize(slots),
-            Op::Clear => {
-                self.capture.clear_buffers(now);
-                self.start_anew();
-            }
-            Op::Fail(_) | Op::Overdue(_) | Op::LateFence(_) | Op::Open(..) => {}
-        }
-        self.poll();
-    }
-
     pub fn poll(&mut self) {
         for event in self.capture.poll(self.now()) {
             match event {
@@ -630,148 +477,13 @@ impl World {
         self.verify();
     }
 
-    fn check_delivery(
-        &mut self,
-        session: SessionId,
-        request: RequestId,
-        lease: &Lease,
-        damage: &[Rect],
-    ) {
-        let frame = lease.frame();
-        let viewer = self
-            .viewers
-            .get_mut(&session)
-            .expect("delivered to a closed session");
-        assert!(
-            viewer.waiting.remove(&request),
-            "answered what was not asked"
-        );
-        assert_eq!(
-            frame.seq,
-            self.capture.newest(viewer.view).unwrap().seq,
-            "not the newest frame"
-        );
-        let (shows, slot, _) = self.frames.get(&frame.seq).expect("no job made this frame");
-        assert_eq!(*slot, frame.slot, "one frame in two slots");
-        assert!(
-            frame.cursor.serves(viewer.view),
-            "a frame of the other view"
-        );
-        let shows = shows.get(viewer.view);
-        assert!(
-            viewer.anew || viewer.last.is_none_or(|last| last < frame.seq),
-            "seen already"
-        );
-        assert!(viewer.export || !damage.is_empty(), "a copy of nothing");
-        if viewer.anew {
-            assert_eq!(damage, [format().full()]);
-        }
-        for rect in damage {
-            paint(&mut viewer.picture, *rect, |x, y| shows[y][x]);
-        }
-        assert_eq!(
-            viewer.picture, *shows,
-            "the damage does not cover what changed"
-        );
-        viewer.anew = false;
-        viewer.last = Some(frame.seq);
-        self.sampled
-            .retain(|(slot, who, _)| *who != session || *slot == frame.slot);
-        *self.delivered.entry(session).or_default() += 1;
-    }
-
-    fn check_written(
-        &mut self,
-        session: SessionId,
-        request: RequestId,
-        shows: &Shows,
-        damage: &[Rect],
-    ) {
-        let viewer = self.viewers.get_mut(&session).unwrap();
-        assert!(
-            viewer.waiting.remove(&request),
-            "answered what was not asked"
-        );
-        let shows = shows.get(viewer.view);
-        assert!(!damage.is_empty(), "a picture of nothing new");
-        if viewer.anew {
-            assert_eq!(damage, [format().full()]);
-        }
-        for rect in damage {
-            paint(&mut viewer.picture, *rect, |x, y| shows[y][x]);
-        }
-        assert_eq!(
-            viewer.picture, *shows,
-            "the damage does not cover what changed"
-        );
-        viewer.anew = false;
-        *self.delivered.entry(session).or_default() += 1;
-    }
-
-    fn verify(&self) {
-        assert_eq!(self.capture.verify_invariants(), Ok(()));
-        for memory in &self.targets {
-            assert!(
-                memory.handed.is_none_or(|stamp| stamp == memory.stamp),
-                "a client's memory was written after it was told that its frame is ready"
-            );
-        }
-        let mut held: BTreeMap<ClientId, BTreeSet<FrameSeq>> = BTreeMap::new();
-        let mut slots = BTreeSet::new();
-        for lease in &self.leases {
-            let frame = lease.frame();
-            if let Some(viewer) = self.viewers.get(&lease.session()) {
-                held.entry(viewer.client).or_default().insert(frame.seq);
-            }
-            if lease.is_void() {
-                continue;
-            }
-            slots.insert(frame.slot);
-            let (_, _, job) = self.frames[&frame.seq];
-            let stamp = self.memory[&frame.slot].stamp.load(Ordering::Relaxed);
-            assert_eq!(stamp, job.0, "written while leased");
-        }
-        let quota = self.capture.config().quota;
-        assert!(
-            held.values().all(|frames| frames.len() <= quota),
-            "over quota: {held:?}"
-        );
-        for newest in View::ALL
-            .into_iter()
-            .filter_map(|view| self.capture.newest(view))
-        {
-            let stamp = self.memory[&newest.slot].stamp.load(Ordering::Relaxed);
-            assert_eq!(
-                stamp, self.frames[&newest.seq].2 .0,
-                "the newest frame was written over"
-            );
-            slots.insert(newest.slot);
-        }
-        // Memory: one ring, what is held of older ones, and at most the jobs that were in flight at a change of mode.
-        let ring = self.memory.keys().map(|slot| slot.generation).max();
-        let old = slots
-            .iter()
-            .filter(|slot| Some(slot.generation) != ring)
-            .count();
-        let of_ring = self
-            .memory
-            .keys()
-            .filter(|slot| Some(slot.generation) == ring)
-            .count();
-        let buffers = self.capture.stats().buffers as usize;
-        assert!(
-            buffers <= of_ring + old + self.flying.len(),
-            "{buffers} buffers"
-        );
-    }
-
     /// The hardware and the GPUs end what they do; nobody releases anything.
     pub fn calm_down(&mut self) {
         for flying in std::mem::take(&mut self.flying) {
             self.capture.fail(flying.job);
         }
-        for (job, _) in std::mem::take(&mut self.overdue) {
-            self.capture.late_fence(job);
+        for late in std::mem::take(&mut self.overdue) {
+            self.capture.late_fence(late.job);
         }
         for memory in self.memory.values() {
             memory.idle.store(true, Ordering::Relaxed);

@@ -212,22 +212,6 @@ fn the_damage_of_a_lost_job_is_in_the_next_frame() {
 }
 
 #[test]
-fn a_spare_job_is_never_published_and_loses_no_damage() {
-    let mut capture = output();
-    let slot = capture
-        .arm_spare(JobId(1), Producer::Writeback, ms(1))
-        .unwrap();
-    assert!(capture.memory_of(slot).is_some());
-    capture.committed(&[rect(0, 0, 4, 4)], Some(JobId(1)));
-    assert_eq!(
-        capture.complete(JobId(1), ms(1), ms(1)),
-        Completion::Discarded
-    );
-    assert!(capture.newest(View::WithCursor).is_none());
-    assert!(!capture.pending.with_cursor.is_empty());
-}
-
-#[test]
 fn a_released_export_slot_rests_for_the_grace_and_the_display_skips() {
     let mut capture = OutputCapture::new(CaptureConfig::default(), REFRESH, Arc::new(|| {}));
     capture
@@ -304,6 +288,33 @@ fn over_quota_a_request_waits_and_wants_no_job() {
     drop(held.remove(0));
     assert_eq!(capture.demand(ms(4)), Demand::Now);
     assert_eq!(capture.stats().clients[&ClientId(1)].refused, 1);
+}
+
+/// It may still read what it holds, and nobody else needs the slot: there is no reason to take it back.
+#[test]
+fn who_holds_an_old_frame_past_the_deadline_waits_until_it_lets_go_and_loses_nothing_while_there_is_room(
+) {
+    let mut capture = output();
+    let [holder, other] = [1, 2].map(|client| capture.open_session(ClientId(client), EXPORT));
+    capture.request(holder, ms(1)).unwrap();
+    capture_commit(&mut capture, 1, &[], 1);
+    let held = capture.poll(ms(1));
+    capture.request(other, ms(2)).unwrap();
+    drop(capture.poll(ms(2)));
+    capture.request(other, ms(10)).unwrap();
+    let newest = capture_commit(&mut capture, 2, &[], 10);
+    assert_eq!(deliveries(&capture.poll(ms(10)))[0].0, other);
+    capture.request(holder, ms(1010)).unwrap();
+    for now in [1010, 5000] {
+        assert!(capture.poll(ms(now)).is_empty(), "neither served nor void");
+        assert_eq!(capture.demand(ms(now)), Demand::None);
+    }
+    let stats = capture.stats();
+    let of_holder = &stats.clients[&ClientId(1)];
+    assert_eq!((of_holder.overdue, of_holder.voids), (1, 0));
+    drop(held);
+    let answer = deliveries(&capture.poll(ms(5001)));
+    assert_eq!((answer[0].0, answer[0].1), (holder, newest));
 }
 
 #[test]
