@@ -3,7 +3,7 @@
 
 help:
 	@echo 'make demo    boot a machine, run the compositor, capture it, leave the pictures in target/demo/'
-	@echo 'make test    everything that can be tested (the first time builds a kernel, some minutes)'
+	@echo 'make test    everything that can be tested (the first time builds a kernel and downloads programs)'
 	@echo 'make bench   the cost of capture for 1, 2, 4 and 8 clients'
 	@echo 'make check   formatting and lints'
 	@echo 'make deps    install the packages that are missing'

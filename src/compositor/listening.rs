@@ -89,6 +89,8 @@ struct Connection {
     hearing: Hearing,
     /// It has surfaces: somebody may look at what it does.
     draws: bool,
+    /// What is logged while its requests are served says whose they were.
+    span: tracing::Span,
 }
 
 impl Listening {
@@ -135,6 +137,7 @@ impl Listening {
         self.last_key += 1;
         let key = self.last_key;
         let socket = stream.as_raw_fd();
+        let span = tracing::info_span!(target: "vitrine::clients", "client", number = key, pid = data.peer.pid);
         watch(&self.prompt, &stream, key)?;
         let client = self.handle.insert_client(stream, data)?.id();
         let connection = Connection {
@@ -142,6 +145,7 @@ impl Listening {
             socket,
             hearing: Hearing::Prompt,
             draws: false,
+            span,
         };
         self.keys.insert(client, key);
         self.connections.insert(key, connection);
@@ -270,6 +274,10 @@ impl Vitrine {
 
     fn dispatch(&mut self, client: ClientId) {
         let display = self.listening.display.clone();
+        let connection = self.listening.connection(&client);
+        let span =
+            connection.map_or_else(tracing::Span::none, |connection| connection.span.clone());
+        let _entered = span.enter();
         let Ok(mut display) = display.try_borrow_mut() else {
             return;
         };

@@ -158,6 +158,7 @@ impl Screen {
             flips: 0,
             missed: 0,
             yielded: 0,
+            span: tracing::info_span!(target: "vitrine::output", "output", name = %output.name()),
             output,
         })
     }
@@ -244,6 +245,8 @@ impl Screen {
     /// Gives the output another ring of fresh memory. Nothing that is shown from the next job on is written into the old one;
     /// the job in flight still is, and shows what was on the screen before.
     pub fn renew_ring(&mut self, capture: &mut OutputCapture, now: Time) {
+        let span = self.span.clone();
+        let _entered = span.enter();
         if self.capture_buffers.take().is_none() {
             // None was made yet, or there was no memory for one.
             return;
@@ -280,12 +283,16 @@ impl Screen {
 
     /// The seat is somebody else's: nothing is committed until `resume`.
     pub fn pause(&mut self) {
+        let span = self.span.clone();
+        let _entered = span.enter();
         self.paused = true;
         self.pipeline.pause();
     }
 
     /// The seat is ours again: the full state is set, as anything may have happened to it.
     pub fn resume(&mut self) {
+        let span = self.span.clone();
+        let _entered = span.enter();
         self.paused = false;
         self.retry_at = None;
         match self.pipeline.resume(Time::now()) {

@@ -13,6 +13,8 @@ const REFUSALS_BEFORE_GIVING_UP: u32 = 3;
 impl Screen {
     /// The flip event of this screen's commit.
     pub fn flipped(&mut self, at: Time, sequence: u64, capture: &mut OutputCapture) {
+        let span = self.span.clone();
+        let _entered = span.enter();
         let now = Time::now();
         let (flip, verdict) = self.pipeline.flipped(at, now);
         if let Some(verdict) = verdict {
@@ -36,6 +38,8 @@ impl Screen {
 
     /// A job's fence became readable.
     pub fn fence_signalled(&mut self, job: JobId, capture: &mut OutputCapture, now: Time) {
+        let span = self.span.clone();
+        let _entered = span.enter();
         if let Some(verdict) = self.pipeline.fence_ready(job, now) {
             self.judge(verdict, capture, now);
         }

@@ -411,6 +411,8 @@ impl Screen {
 
     /// The copying thread is done with an order.
     pub fn filled(&mut self, filled: Filled, capture: &mut OutputCapture, now: Time) {
+        let span = self.span.clone();
+        let _entered = span.enter();
         if filled.copied {
             self.chain.copy_over();
         }

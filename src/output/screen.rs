@@ -60,6 +60,8 @@ const FAILURES_BEFORE_RESET: u32 = 8;
 pub struct Screen {
     /// Its Wayland side.
     pub output: Output,
+    /// What is logged on behalf of this screen, in whatever room, says so.
+    pub(super) span: tracing::Span,
     pub(super) pair: (drm::control::connector::Handle, drm::control::crtc::Handle),
     pub(super) gbm: GbmDevice<DrmDeviceFd>,
     pub(super) pipeline: kms::Pipeline,
@@ -194,6 +196,8 @@ impl Screen {
 
     /// Does what is due now.
     pub fn step(&mut self, context: &mut StepContext<'_>) -> Step {
+        let span = self.span.clone();
+        let _entered = span.enter();
         let mut step = Step::default();
         if self.paused {
             return step;

@@ -39,6 +39,7 @@ mod leaving;
 mod limits;
 mod lock;
 mod lock_life;
+mod logging;
 mod looker;
 mod mouse;
 mod newer;
