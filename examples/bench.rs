@@ -182,17 +182,17 @@ fn measure_all(arguments: &Arguments, client: &Client, pid: u32, directory: &Pat
         }
         rows.extend(of_protocol);
     }
-    println!("\nprotocol     N   frames/client   frames/s   flip to ready, ms   CPU ms/frame   of it main   above idle   to N=1   KiB copied");
-    println!("                   min     max               median      p99                                                      /client/frame");
+    println!("\nprotocol     N   frames/client   frames/s   flip to ready, ms   CPU ms/frame   of it main   above idle   further client   to N=1   KiB copied");
+    println!("                   min     max               median      p99                                                                       /client/frame");
     for row in &rows {
         let one = rows
             .iter()
             .find(|one| one.protocol == row.protocol && one.clients == 1);
-        row.print(one.map(Row::cpu_per_frame), idle_main);
+        row.print(one, idle_main);
     }
     println!(
         "\nCPU per frame: what the compositor's process used for all its work, drawing included, by the \
-         number of different frames\nthat its clients got; above idle: of the main thread, without what it used while nobody captured. Measured for {} s, {} times each.",
+         number of different frames\nthat its clients got; above idle: of the main thread, without what it used while nobody captured; further client: what each one after the first adds to the main thread.\nMeasured for {} s, {} times each.",
         arguments.seconds, arguments.rounds
     );
     Ok(())
@@ -278,12 +278,21 @@ impl Row {
         self.cpu.process.as_secs_f64() * 1e3 / self.distinct as f64
     }
 
-    /// `idle_main`: seconds of the main thread per second without capture, for the same painter.
-    fn print(&self, one: Option<f64>, idle_main: f64) {
-        let main = self.cpu.main.as_secs_f64();
-        let above_idle = main - idle_main * self.length.as_secs_f64();
+    /// Of the main thread, in milliseconds.
+    fn main_per_frame(&self) -> f64 {
+        self.cpu.main.as_secs_f64() * 1e3 / self.distinct as f64
+    }
+
+    /// `one`: the row of the same protocol with one client; `idle_main`: seconds of the main thread per second without
+    /// capture, for the same painter.
+    fn print(&self, one: Option<&Row>, idle_main: f64) {
+        let above_idle = self.main_per_frame()
+            - idle_main * self.length.as_secs_f64() * 1e3 / self.distinct as f64;
+        let further = one
+            .filter(|_| self.clients > 1)
+            .map(|one| (self.main_per_frame() - one.main_per_frame()) / (self.clients - 1) as f64);
         println!(
-            "{:<11} {:>2}  {:>6}  {:>6}  {:>9.1}  {:>10.2}  {:>8.2}  {:>11.2}  {:>11.2}  {:>11.2}  {:>7}  {:>11}",
+            "{:<11} {:>2}  {:>6}  {:>6}  {:>9.1}  {:>10.2}  {:>8.2}  {:>11.2}  {:>11.2}  {:>11.2}  {:>15}  {:>7}  {:>11}",
             self.protocol.name(),
             self.clients,
             self.frames.iter().min().copied().unwrap_or(0),
@@ -292,11 +301,12 @@ impl Row {
             percentile(&self.latencies, 50).as_secs_f64() * 1e3,
             percentile(&self.latencies, 99).as_secs_f64() * 1e3,
             self.cpu_per_frame(),
-            main * 1e3 / self.distinct as f64,
-            above_idle * 1e3 / self.distinct as f64,
+            self.main_per_frame(),
+            above_idle,
+            further.map_or("-".to_owned(), |further| format!("{further:.3}")),
             one.map_or("-".to_owned(), |one| format!(
                 "{:.2}",
-                self.cpu_per_frame() / one
+                self.cpu_per_frame() / one.cpu_per_frame()
             )),
             self.copied.map_or("?".to_owned(), |copied| format!(
                 "{:.1}",

@@ -44,9 +44,13 @@ const AT_ONCE: usize = 64;
 /// A rest where a flip or a fence is to come, which ends it: only a bound.
 const LONG_REST: Duration = Duration::from_millis(40);
 
-/// A rest where nothing else is to come. Clients that answer at once are within it; for who waits for nothing but us it is
-/// the delay of its request.
-const SHORT_REST: Duration = Duration::from_millis(2);
+/// A rest where nothing else is to come, as a part of a refresh. Clients that answer at once, and the application's next
+/// picture, are within it; for who waits for nothing but us it is the delay of its request, which is in time for the next
+/// refresh all the same.
+const SHORT_REST: u32 = 4;
+
+/// The refresh of a screen whose mode is unknown.
+const USUAL_REFRESH: Duration = Duration::from_micros(16_667);
 
 /// For one client alone a rest saves nothing.
 const WORTH_A_REST: usize = 2;
@@ -327,7 +331,9 @@ impl Vitrine {
         let coming = !self.fences.is_empty() || screens.clone().any(|screen| screen.awaits_flip());
         let rested = self.listening.rest.until.is_some();
         let news = usize::try_from(news).unwrap_or(usize::MAX);
-        self.listening.rest.turn(now, news, coming);
+        let refresh = screens.map(|screen| screen.refresh()).min();
+        let short = refresh.unwrap_or(USUAL_REFRESH) / SHORT_REST;
+        self.listening.rest.turn(now, news, coming, short);
         let token = self.listening.token;
         let changed = match (rested, self.listening.rest.until.is_some()) {
             (false, true) => self.event_loop.disable(&token),
@@ -348,14 +354,15 @@ struct Rest {
 }
 
 impl Rest {
-    /// A turn in which `told` clients were told of a frame; `coming`: a flip or a fence will make another turn.
-    fn turn(&mut self, now: Time, told: usize, coming: bool) {
+    /// A turn in which `told` clients were told of a frame; `coming`: a flip or a fence will make another turn; `short`: how
+    /// long a rest may be where none will.
+    fn turn(&mut self, now: Time, told: usize, coming: bool, short: Duration) {
         if told >= WORTH_A_REST {
             self.began = now;
             self.until = Some(now + LONG_REST);
         }
         self.until = self.until.filter(|until| *until > now).map(|until| {
-            let soon = now + SHORT_REST;
+            let soon = now + short;
             if coming {
                 self.began + LONG_REST
             } else {
@@ -369,6 +376,8 @@ impl Rest {
 mod tests {
     use super::*;
 
+    const SHORT: Duration = Duration::from_millis(2);
+
     fn at(ms: u64) -> Time {
         Time::from_duration(Duration::from_millis(ms))
     }
@@ -376,44 +385,44 @@ mod tests {
     #[test]
     fn only_several_clients_with_a_frame_make_a_rest() {
         let mut rest = Rest::default();
-        rest.turn(at(1), 0, true);
+        rest.turn(at(1), 0, true, SHORT);
         assert_eq!(rest.until, None);
-        rest.turn(at(1), 1, true);
+        rest.turn(at(1), 1, true, SHORT);
         assert_eq!(rest.until, None);
-        rest.turn(at(1), 2, true);
+        rest.turn(at(1), 2, true, SHORT);
         assert_eq!(rest.until, Some(at(1) + LONG_REST));
     }
 
     #[test]
     fn a_rest_is_short_once_nothing_is_to_come() {
         let mut rest = Rest::default();
-        rest.turn(at(1), 8, true);
-        rest.turn(at(5), 0, false);
-        assert_eq!(rest.until, Some(at(5) + SHORT_REST));
-        rest.turn(at(6), 0, false);
-        assert_eq!(rest.until, Some(at(5) + SHORT_REST), "no turn prolongs it");
-        rest.turn(at(5) + SHORT_REST, 0, false);
+        rest.turn(at(1), 8, true, SHORT);
+        rest.turn(at(5), 0, false, SHORT);
+        assert_eq!(rest.until, Some(at(5) + SHORT));
+        rest.turn(at(6), 0, false, SHORT);
+        assert_eq!(rest.until, Some(at(5) + SHORT), "no turn prolongs it");
+        rest.turn(at(5) + SHORT, 0, false, SHORT);
         assert_eq!(rest.until, None);
     }
 
     #[test]
     fn a_commit_makes_a_short_rest_a_long_one() {
         let mut rest = Rest::default();
-        rest.turn(at(1), 8, false);
-        assert_eq!(rest.until, Some(at(1) + SHORT_REST));
-        rest.turn(at(2), 0, true);
+        rest.turn(at(1), 8, false, SHORT);
+        assert_eq!(rest.until, Some(at(1) + SHORT));
+        rest.turn(at(2), 0, true, SHORT);
         assert_eq!(rest.until, Some(at(1) + LONG_REST));
-        rest.turn(at(17), 0, false);
-        assert_eq!(rest.until, Some(at(17) + SHORT_REST));
+        rest.turn(at(17), 0, false, SHORT);
+        assert_eq!(rest.until, Some(at(17) + SHORT));
     }
 
     #[test]
     fn frames_prolong_a_rest_and_time_ends_it() {
         let mut rest = Rest::default();
-        rest.turn(at(1), 8, true);
-        rest.turn(at(20), 8, true);
+        rest.turn(at(1), 8, true, SHORT);
+        rest.turn(at(20), 8, true, SHORT);
         assert_eq!(rest.until, Some(at(20) + LONG_REST));
-        rest.turn(at(20) + LONG_REST, 1, true);
+        rest.turn(at(20) + LONG_REST, 1, true, SHORT);
         assert_eq!(rest.until, None);
     }
 }

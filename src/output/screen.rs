@@ -222,6 +222,11 @@ impl Screen {
         step
     }
 
+    /// Time between two refreshes of its mode.
+    pub fn refresh(&self) -> Duration {
+        self.refresh
+    }
+
     /// Whether a flip event is to come.
     pub fn awaits_flip(&self) -> bool {
         !self.paused && self.is_flip_pending()
