@@ -18,10 +18,7 @@ use crate::{
         CaptureConfig, Demand, FrameFormat, JobId, OutputCapture, PlainMemory, Producer, SlotId,
         SlotMemory,
     },
-    kms::{
-        fault::FaultPlan,
-        fence::{Fence, FenceFault},
-    },
+    kms::fault::FaultPlan,
     output::{Filled, Order, Owner, WindowSlot, Work},
     protocols,
     render::{RenderError, Renderer, WindowCanvas, WindowTarget},
@@ -284,18 +281,20 @@ impl WindowCapture {
         self.capture.committed(&[], Some(job));
         let fault = studio.faults.window(job.0);
         match drawn {
-            Ok(sync) if fault.is_none() && sync.is_reached() => {
-                self.failing = false;
-                self.capture.complete(job, now, now);
-            }
-            Ok(sync) => {
-                self.drawing = Some(Drawing { job, since: now });
-                studio.orders.push(Order {
-                    owner: Owner::Window(identifier.clone()),
-                    job,
-                    work: end_of(sync, fault),
-                });
-            }
+            Ok(sync) => match Work::until(sync, fault) {
+                Some(work) => {
+                    self.drawing = Some(Drawing { job, since: now });
+                    studio.orders.push(Order {
+                        owner: Owner::Window(identifier.clone()),
+                        job,
+                        work,
+                    });
+                }
+                None => {
+                    self.failing = false;
+                    self.capture.complete(job, now, now);
+                }
+            },
             Err(error) => {
                 self.capture.fail(job);
                 self.note_failure(&error.to_string());
@@ -316,7 +315,7 @@ impl WindowCapture {
                 // The GPU may still draw into this slot: the next pictures get other memory.
                 self.forget_pictures(now);
                 self.capture.fail(job);
-                self.note_failure(&error);
+                self.note_failure(&error.to_string());
             }
         }
     }
@@ -326,12 +325,6 @@ impl WindowCapture {
             tracing::warn!(target: "vitrine::capture", error, "a captured window cannot be drawn");
         }
     }
-}
-
-/// The work of waiting for the GPU.
-fn end_of(sync: SyncPoint, fault: Option<FenceFault>) -> Work {
-    let faulty = fault.and_then(|fault| Fence::with_fault(sync.export()?, fault).ok());
-    faulty.map_or(Work::Wait(sync), Work::Watch)
 }
 
 fn draw(

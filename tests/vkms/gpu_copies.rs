@@ -413,6 +413,36 @@ fn a_window_that_the_gpu_is_slow_to_draw_holds_nobody_up() {
     });
 }
 
+/// The GPU is slow to end a captured picture of the screen: nobody is given its slot, and nothing else is drawn there, until it
+/// has ended it.
+#[test]
+fn a_slot_that_the_gpu_may_still_draw_into_is_in_quarantine_until_it_has_ended() {
+    with_gpu(|guest, programs| {
+        let setup = Setup::default().faults("draw:2=late9000");
+        let lines = format!("{ON}\nproducer = \"render\"");
+        let stage = start_with(guest, programs, setup, &lines);
+        let (mut client, mut painter) = stage.painter();
+        let mut eyes = Copier::new(&stage, MemoryKind::Shm, XRGB8888, 1);
+        let mut see = |n| {
+            let shown = painter.present(&mut client, n).unwrap();
+            eyes.capture(shown);
+            picture_of(&eyes.buffer).assert_same(&painter.expected(), "the screen");
+        };
+        see(1);
+        see(2);
+        let log = stage.vitrine.log();
+        assert_eq!(log.matches("capture job overdue").count(), 1, "{log}");
+        assert_eq!(capture_report(guest).quarantined, 1);
+        (3..9).for_each(&mut see);
+        machine::wait_until("the GPU", SECOND * 30, || {
+            capture_report(guest).quarantined == 0
+        });
+        (9..15).for_each(&mut see);
+        drop(eyes);
+        stage.finish("Virtual-1");
+    });
+}
+
 /// Drivers on the CPU work in blocks of four pixels and lines, also where the memory ends with the last line. Such buffers are
 /// not taken.
 #[test]
