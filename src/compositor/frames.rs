@@ -116,7 +116,9 @@ impl Vitrine {
             wake = earliest(wake, deadline);
         }
         self.rest(now);
+        self.note_copies(now);
         wake = earliest(wake, self.listening.deadline());
+        wake = earliest(wake, self.flushing.deadline(now));
         wake = earliest(wake, self.gpu_copies.next_deadline(now));
         self.set_alarm(wake, now);
     }

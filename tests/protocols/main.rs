@@ -29,3 +29,4 @@ mod server;
 mod session_lock;
 mod slots;
 mod toplevel;
+mod waking;

@@ -82,6 +82,11 @@ impl CopyFrame {
         self.object.client()
     }
 
+    /// A picture is there, and its copy under way or about to be.
+    pub(super) fn is_copied(&self) -> bool {
+        self.stage == Stage::Copying
+    }
+
     /// The buffer, if the client still has it.
     pub(super) fn buffer(&self) -> Option<&WlBuffer> {
         self.buffer.as_ref().filter(|buffer| buffer.is_alive())
