@@ -15,8 +15,8 @@ use smithay::{
 use super::{device::refresh_of, Vitrine};
 use crate::{
     capture::{
-        CaptureConfig, Demand, FrameFormat, JobId, OutputCapture, PlainMemory, Producer, SlotId,
-        SlotMemory,
+        CaptureConfig, CaptureStats, Demand, FrameFormat, JobId, OutputCapture, PlainMemory,
+        Producer, SlotId, SlotMemory,
     },
     kms::fault::FaultPlan,
     output::{Filled, Order, Owner, WindowSlot, Work},
@@ -127,13 +127,16 @@ impl Vitrine {
             orders: &mut orders,
         };
         for known in &mut self.toplevels.windows {
+            let ended = |capture: &WindowCapture| !capture.capture.is_watched();
+            if known.capture.as_ref().is_some_and(ended) {
+                if let Some(report) = known.report() {
+                    self.toplevels.past.add(&report);
+                }
+                known.capture = None;
+            }
             let Some(capture) = &mut known.capture else {
                 continue;
             };
-            if !capture.capture.is_watched() {
-                known.capture = None;
-                continue;
-            }
             if self.shell.curtain().is_some() {
                 // Nothing of a window is shown to anybody now.
                 polled.push((known.identifier.clone(), capture.capture.poll(now)));
@@ -210,6 +213,10 @@ impl Slots {
 }
 
 impl WindowCapture {
+    pub(super) fn stats(&self) -> CaptureStats {
+        self.capture.stats()
+    }
+
     fn forget_pictures(&mut self, now: Time) {
         self.canvas = None;
         self.capture.clear_buffers(now);
