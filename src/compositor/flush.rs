@@ -51,7 +51,7 @@ impl Flushing {
     }
 
     /// These clients will be told of the end of a copy: what else they are told may go with that.
-    fn copied_for(&mut self, clients: &HashSet<ClientId>, now: Time) {
+    fn note_copies(&mut self, clients: &HashSet<ClientId>, now: Time) {
         self.copied.retain(|client, _| clients.contains(client));
         for client in clients {
             let until = now + COPY_PATIENCE;
@@ -89,7 +89,7 @@ impl Vitrine {
     pub(super) fn note_copies(&mut self, now: Time) {
         let mut clients = self.capture_protocols.clients_with_copies();
         clients.retain(|client| self.listening.only_captures(client));
-        self.flushing.copied_for(&clients, now);
+        self.flushing.note_copies(&clients, now);
     }
 
     /// Sends all clients what waits for them; except, until the next turn, those whose frame is on its way, and those whose
@@ -155,22 +155,22 @@ mod tests {
         let both = HashSet::from([one.clone(), other.clone()]);
         let only = HashSet::from([one.clone()]);
         let mut flushing = Flushing::default();
-        flushing.copied_for(&only, at(0));
+        flushing.note_copies(&only, at(0));
         assert!(flushing.waits_for_copy(&one, at(0)));
         assert!(!flushing.waits_for_copy(&other, at(0)));
-        flushing.copied_for(&both, at(40));
+        flushing.note_copies(&both, at(40));
         assert_eq!(flushing.deadline(at(40)), Some(at(100)));
         // A copy that takes too long is waited for no more, though it goes on.
-        flushing.copied_for(&both, at(100));
+        flushing.note_copies(&both, at(100));
         assert!(!flushing.waits_for_copy(&one, at(100)));
         assert!(flushing.waits_for_copy(&other, at(100)));
         assert_eq!(flushing.deadline(at(100)), Some(at(140)));
-        flushing.copied_for(&both, at(140));
+        flushing.note_copies(&both, at(140));
         assert_eq!(flushing.deadline(at(140)), None);
         // Its end is told at once, and the next one is another.
-        flushing.copied_for(&HashSet::new(), at(150));
+        flushing.note_copies(&HashSet::new(), at(150));
         assert!(!flushing.waits_for_copy(&one, at(150)));
-        flushing.copied_for(&only, at(160));
+        flushing.note_copies(&only, at(160));
         assert!(flushing.waits_for_copy(&one, at(160)));
     }
 
