@@ -19,6 +19,7 @@ use crate::{
     faults::assert_clean,
     machine::{self, Guest, Machine, SECOND},
     newer::{tree, Programs},
+    passthrough::Viewer,
     stage::{Setup, Stage},
     toplevels::{source, Listed},
 };
@@ -216,6 +217,48 @@ fn a_copy_that_the_gpu_does_not_end_costs_its_client_the_buffer_and_nobody_else_
         other.capture(shown);
         picture_of(&other.buffer).assert_same(&painter.expected(), "another client");
         drop(other);
+        stage.finish("Virtual-1");
+    });
+}
+
+/// A frame that is destroyed while the GPU copies it leaves its memory to nobody, nor to the connector, for which the next
+/// request is. When the GPU turns out to be stuck its client is told to bring another buffer.
+#[test]
+fn the_connector_does_not_write_memory_that_the_gpu_may_still_write() {
+    with_gpu(|guest, programs| {
+        let setup = Setup::default().faults("copy:1=never");
+        let lines = ON.replace("passthrough = false", "passthrough = true");
+        let stage = start_with(guest, programs, setup, &lines);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        let mut viewer = Viewer::new(&stage, MemoryKind::Heap);
+        let output = viewer.client.output(None).unwrap();
+        let screencopy = Screencopy::new(&viewer.client).unwrap();
+        let shot = screencopy.frame(&mut viewer.client, &output, true, None);
+        let shot = shot.unwrap();
+        // The one that the viewer takes first.
+        let buffer = &viewer.buffers[1];
+        shot.copy(&viewer.client, buffer, false).unwrap();
+        viewer.client.roundtrip().unwrap();
+        machine::wait_until("the copy", SECOND * 20, || capture_report(guest).held > 0);
+        drop(shot);
+        let pending = viewer.ask();
+        painter.present(&mut client, 2).unwrap();
+        let end = pending.wait(&mut viewer.client, &viewer.buffers[1]);
+        assert!(matches!(
+            end.unwrap(),
+            CopyOutcome::Failed(FailureReason::BufferConstraints)
+        ));
+        let report = capture_report(guest);
+        assert_eq!((report.passthrough, report.copies), (0, 0));
+        // The other buffer is as good as ever.
+        viewer.buffers.truncate(1);
+        for n in 3..8 {
+            let shown = painter.present(&mut client, n).unwrap();
+            viewer.see(&painter, shown, "the other buffer");
+        }
+        assert!(capture_report(guest).passthrough > 0);
+        drop((screencopy, viewer));
         stage.finish("Virtual-1");
     });
 }
