@@ -26,6 +26,7 @@ mod faults;
 mod film;
 mod foreign;
 mod gpu_copies;
+mod gpu_stuck;
 mod harness;
 mod holders;
 mod hotplug;
