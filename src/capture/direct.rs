@@ -6,8 +6,9 @@
 //! - **There is no newest frame after it.** The one in the ring is older than what the client has; it is let go, and whoever
 //!   comes next waits for a new one. What such a frame changed is *missed* by every other session, as that of any frame.
 //! - **The memory has one writer.** From the commit to the end of its job nothing else is written there, not by a copy
-//!   for a later request with the same memory either. An overdue job may still write: its memory is kept from everybody
-//!   until its fence signals or the connector is known to have left it behind.
+//!   for a later request with the same memory either; nor does a job, or another copy, go where a copy is under way. An
+//!   overdue job may still write: its memory is kept from everybody until its fence signals or the connector is known to
+//!   have left it behind.
 //!
 //! A request gets one job of this sort: if that fails, it is answered from the ring.
 
@@ -169,6 +170,20 @@ impl OutputCapture {
         }
     }
 
+    /// Somebody may write this memory for who knows how long, and nobody waits for that: who has asked for a frame there is
+    /// answered from the ring.
+    pub fn refuse_target(&mut self, target: TargetId) {
+        for session in self.sessions.values_mut() {
+            if session
+                .target
+                .as_ref()
+                .is_some_and(|named| named.id == target)
+            {
+                session.refuse_direct();
+            }
+        }
+    }
+
     /// No overdue job but `in_flight` is written any more: the hardware was given others since, and was proven or given up.
     /// Returns those jobs whose memory was kept until now.
     pub fn release_targets(&mut self, in_flight: Option<JobId>) -> Vec<JobId> {
@@ -186,13 +201,15 @@ impl OutputCapture {
         self.overdue.is_any_before(self.ring.generation()) || self.sessions.values().any(waits)
     }
 
-    /// Whether the hardware writes, or may write, the memory that the session's request names.
+    /// Whether the memory that the session's request names is being written, or may be: by a job, in flight or overdue, or by
+    /// a copy, be it for a frame that its client has destroyed since.
     pub(crate) fn is_kept_waiting(&self, session: &Session) -> bool {
         let Some(target) = session.target.as_ref() else {
             return false;
         };
         let in_flight = self.jobs.iter().filter_map(|job| job.target_id());
-        let mut written = in_flight.chain(self.overdue.targets());
+        let copied = self.leases.values().filter_map(|leased| leased.target);
+        let mut written = in_flight.chain(self.overdue.targets()).chain(copied);
         written.any(|id| id == target.id)
     }
 

@@ -17,7 +17,7 @@ use crate::capture::{
 /// Keeps a published frame from being written over. Dropping it is the release: client death, a destroyed object, a
 /// finished copy are all the same drop. The slot is told through a queue, so that a drop never waits for the event loop.
 pub struct Lease {
-    id: LeaseId,
+    pub(super) id: LeaseId,
     session: SessionId,
     frame: Arc<FrameInfo>,
     memory: Arc<dyn SlotMemory>,

@@ -23,7 +23,7 @@ use crate::{
         direct::Direct,
         frame::{FrameFormat, FrameInfo, SlotMemory},
         history::History,
-        ids::{ClientId, FrameSeq, RequestId, SessionId, SlotId},
+        ids::{ClientId, FrameSeq, RequestId, SessionId, SlotId, TargetId},
         jobs::Job,
         lease::{Lease, ReleaseQueue},
         motion::Motion,
@@ -182,6 +182,17 @@ pub(crate) struct Client {
     void_logged: bool,
 }
 
+/// A frame that was handed out.
+#[derive(Debug)]
+pub(crate) struct Leased {
+    /// Who holds it.
+    pub client: ClientId,
+    /// Makes it void.
+    pub void: Arc<AtomicBool>,
+    /// The client's memory that it is copied into, whatever became of the request.
+    pub target: Option<TargetId>,
+}
+
 /// The capture of one output.
 #[derive(Debug)]
 pub struct OutputCapture {
@@ -199,8 +210,8 @@ pub struct OutputCapture {
     pub(crate) pending: PerView<DamageSet>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) clients: BTreeMap<ClientId, Client>,
-    /// Of every lease whose handle exists: who holds it, and the flag that makes it void.
-    pub(crate) leases: HashMap<LeaseId, (ClientId, Arc<AtomicBool>)>,
+    /// Every lease whose handle exists.
+    pub(crate) leases: HashMap<LeaseId, Leased>,
     pub(crate) releases: Arc<ReleaseQueue>,
     pub(crate) stats: CaptureStats,
     pub(crate) next_frame: u64,
@@ -386,8 +397,8 @@ impl OutputCapture {
     /// it is dropped: keep it with the client's object, so that a client that never lets go gets no further slots.
     pub fn void_told(&mut self, session: SessionId, frame: FrameSeq) {
         for lease in self.ring.void(session, frame) {
-            if let Some((_, void)) = self.leases.get(&lease) {
-                void.store(true, Ordering::Release);
+            if let Some(leased) = self.leases.get(&lease) {
+                leased.void.store(true, Ordering::Release);
             }
         }
         self.forget_memory();
@@ -543,7 +554,7 @@ impl OutputCapture {
         let (sessions, leases) = (&self.sessions, &self.leases);
         self.clients.retain(|client, _| {
             sessions.values().any(|session| session.client == *client)
-                || leases.values().any(|(holder, _)| holder == client)
+                || leases.values().any(|leased| leased.client == *client)
         });
     }
 }

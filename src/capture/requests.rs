@@ -12,7 +12,7 @@ use crate::{
         ids::{ClientId, FrameSeq, RequestId, SessionId},
         lease::Lease,
         motion::Motion,
-        output_capture::{CaptureEvent, Demand, OutputCapture, TARGET},
+        output_capture::{CaptureEvent, Demand, Leased, OutputCapture, TARGET},
         ring::Holder,
         session::{Session, SessionKind},
         view::{PerView, View},
@@ -381,6 +381,11 @@ impl OutputCapture {
     }
 
     fn deliver_to(&mut self, id: SessionId, now: Time) -> Option<CaptureEvent> {
+        // The delivery before this one may be copied into the same memory.
+        let waits = |session| self.is_kept_waiting(session);
+        if self.sessions.get(&id).is_none_or(waits) {
+            return None;
+        }
         let session = self.sessions.get_mut(&id)?;
         let view = session.kind.view();
         let frame = self.newest.get(view).as_ref()?;
@@ -403,7 +408,13 @@ impl OutputCapture {
             memory.clone(),
             self.releases.clone(),
         );
-        self.leases.insert(lease, (client, void));
+        let target = session.target.as_ref().map(|target| target.id);
+        let leased = Leased {
+            client,
+            void,
+            target,
+        };
+        self.leases.insert(lease, leased);
         let damage = session.answered(frame.seq, frame.format.full(), now);
         self.stats.delivered += 1;
         if let Some(client) = self.clients.get_mut(&client) {

@@ -242,7 +242,28 @@ impl Vitrine {
                 ..capture_report(output, screen.as_ref(), &stats)
             });
         }
+        self.add_windows(&mut snapshot);
         snapshot
+    }
+
+    /// The captured windows, each with the screen that it is on.
+    fn add_windows(&self, snapshot: &mut Snapshot) {
+        snapshot.windows = self.toplevels.past;
+        for known in &self.toplevels.windows {
+            let Some(report) = known.report() else {
+                continue;
+            };
+            snapshot.windows.add(&report);
+            snapshot.windows.captured += 1;
+            let on = self.shell.space.outputs_for_element(&known.window);
+            let name = on.first().map(Output::name);
+            let mut captures = snapshot.captures.iter();
+            // One that is on no screen is told of with the first.
+            let place = captures.position(|capture| Some(&capture.output) == name.as_ref());
+            if let Some(capture) = snapshot.captures.get_mut(place.unwrap_or(0)) {
+                capture.windows.push(report);
+            }
+        }
     }
 }
 
@@ -329,6 +350,7 @@ fn capture_report(
             .iter()
             .map(|(id, client)| client_report(id.0, client))
             .collect(),
+        windows: Vec::new(), // As above.
     }
 }
 

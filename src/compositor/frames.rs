@@ -2,6 +2,7 @@
 
 use smithay::{
     input::pointer::CursorImageStatus,
+    output::Output,
     reexports::{
         calloop::{
             generic::Generic,
@@ -14,7 +15,9 @@ use smithay::{
 
 use super::Vitrine;
 use crate::{
-    output::{Filled, Order, Owner, PendingFence, Pointer, StepContext},
+    capture::JobId,
+    kms::Fence,
+    output::{Filled, Order, Owner, PendingFence, Pointer, StepContext, Unfilled},
     protocols,
     time::Time,
 };
@@ -81,6 +84,7 @@ impl Vitrine {
                     capture,
                     pointer: pointer.as_ref(),
                     indicator: self.config.capture.indicator,
+                    faults: self.gpu_copies.faults(),
                 };
                 let step = screen.step(&mut context);
                 fences.extend(step.fence);
@@ -112,7 +116,9 @@ impl Vitrine {
             wake = earliest(wake, deadline);
         }
         self.rest(now);
+        self.note_copies(now);
         wake = earliest(wake, self.listening.deadline());
+        wake = earliest(wake, self.flushing.deadline(now));
         wake = earliest(wake, self.gpu_copies.next_deadline(now));
         self.set_alarm(wake, now);
     }
@@ -137,7 +143,7 @@ impl Vitrine {
         }
     }
 
-    fn fence_signalled(&mut self, output: &smithay::output::Output, job: crate::kms::JobId) {
+    fn fence_signalled(&mut self, output: &Output, job: crate::kms::JobId) {
         let Some(backend) = self.backend.as_mut() else {
             return;
         };
@@ -167,12 +173,31 @@ impl Vitrine {
                 return self.window_drawn(&identifier, filled);
             }
         };
+        if let Err(Unfilled::Overdue(Some(fence))) = &filled.result {
+            self.watch_overdue_slot(&output, filled.job, fence.clone());
+        }
         let Some(backend) = self.backend.as_mut() else {
             return;
         };
         let capture = self.captures.get_mut(&output);
         if let (Some(screen), Some(capture)) = (backend.screen(&output), capture) {
             screen.filled(filled, capture, Time::now());
+        }
+    }
+
+    /// The GPU may still draw into the slot of this job; what tells of the end frees it.
+    fn watch_overdue_slot(&self, output: &Output, job: JobId, fence: Fence) {
+        let output = output.clone();
+        let watched = Generic::new(fence, Interest::READ, Mode::OneShot);
+        let inserted = self.event_loop.insert_source(watched, move |_, _, state| {
+            if let Some(capture) = state.captures.get_mut(&output) {
+                capture.late_fence(job);
+            }
+            Ok(PostAction::Remove)
+        });
+        // Then it stays in quarantine until there is another ring.
+        if let Err(error) = inserted {
+            tracing::warn!(target: "vitrine::output", %error, "a picture that is overdue cannot be watched");
         }
     }
 

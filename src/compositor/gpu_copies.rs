@@ -359,6 +359,11 @@ impl Vitrine {
             }
             if copy.is_late(now) {
                 copy.stage = give_up(copy.stage);
+                // Who waited for that memory gets no job of the display there either.
+                if let Some(memory) = copy.memory {
+                    let captures = self.captures.values_mut();
+                    captures.for_each(|capture| capture.refuse_target(memory));
+                }
             }
             self.gpu_copies.flying.insert(number, copy);
         }

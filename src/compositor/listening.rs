@@ -199,6 +199,15 @@ impl Listening {
         }
     }
 
+    /// Whether nobody looks at what it does.
+    pub fn only_captures(&self, client: &ClientId) -> bool {
+        let connection = self
+            .keys
+            .get(client)
+            .and_then(|key| self.connections.get(key));
+        connection.is_some_and(|connection| connection.hearing == Hearing::Patient)
+    }
+
     /// It has a surface.
     pub fn draws(&mut self, client: &ClientId) {
         let Some(connection) = self.connection(client) else {

@@ -28,7 +28,11 @@ use smithay::{
 };
 
 use super::{window_capture::WindowCapture, Vitrine};
-use crate::protocols::{self, CaptureHandler};
+use crate::{
+    ipc::wire::WindowReport,
+    metrics::WindowTotals,
+    protocols::{self, CaptureHandler},
+};
 
 /// The windows that clients were told of.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub struct Toplevels {
     pub(super) windows: Vec<Toplevel>,
     /// The number of the last picture of any window.
     pub(super) last_job: u64,
+    /// What captures did that have ended.
+    pub(super) past: WindowTotals,
 }
 
 #[derive(Debug)]
@@ -58,6 +64,7 @@ impl Toplevels {
             list,
             windows: Vec::new(),
             last_job: 0,
+            past: WindowTotals::default(),
         }
     }
 
@@ -144,6 +151,9 @@ impl Vitrine {
             .partition(|known| mapped.contains(&known.window));
         self.toplevels.windows = stay;
         for known in gone {
+            if let Some(report) = known.report() {
+                self.toplevels.past.add(&report);
+            }
             protocols::toplevel_gone(self, &known.identifier);
             self.toplevels.list.remove_toplevel(&known.handle);
         }
@@ -169,6 +179,21 @@ impl Vitrine {
 }
 
 impl Toplevel {
+    /// What its capture does, if there is one.
+    pub(super) fn report(&self) -> Option<WindowReport> {
+        let stats = self.capture.as_ref()?.stats();
+        Some(WindowReport {
+            identifier: self.identifier.to_string(),
+            app_id: self.app_id.clone(),
+            title: self.title.clone(),
+            frames: stats.frames,
+            held: stats.held,
+            copies: stats.copies,
+            gpu_copies: stats.gpu_copies,
+            copied_bytes: stats.copied_bytes,
+        })
+    }
+
     fn rename(&mut self, title: String, app_id: String) {
         if self.title == title && self.app_id == app_id {
             return;

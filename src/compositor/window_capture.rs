@@ -15,13 +15,10 @@ use smithay::{
 use super::{device::refresh_of, Vitrine};
 use crate::{
     capture::{
-        CaptureConfig, Demand, FrameFormat, JobId, OutputCapture, PlainMemory, Producer, SlotId,
-        SlotMemory,
+        CaptureConfig, CaptureStats, Demand, FrameFormat, JobId, OutputCapture, PlainMemory,
+        Producer, SlotId, SlotMemory,
     },
-    kms::{
-        fault::FaultPlan,
-        fence::{Fence, FenceFault},
-    },
+    kms::fault::FaultPlan,
     output::{Filled, Order, Owner, WindowSlot, Work},
     protocols,
     render::{RenderError, Renderer, WindowCanvas, WindowTarget},
@@ -130,13 +127,16 @@ impl Vitrine {
             orders: &mut orders,
         };
         for known in &mut self.toplevels.windows {
+            let ended = |capture: &WindowCapture| !capture.capture.is_watched();
+            if known.capture.as_ref().is_some_and(ended) {
+                if let Some(report) = known.report() {
+                    self.toplevels.past.add(&report);
+                }
+                known.capture = None;
+            }
             let Some(capture) = &mut known.capture else {
                 continue;
             };
-            if !capture.capture.is_watched() {
-                known.capture = None;
-                continue;
-            }
             if self.shell.curtain().is_some() {
                 // Nothing of a window is shown to anybody now.
                 polled.push((known.identifier.clone(), capture.capture.poll(now)));
@@ -213,6 +213,10 @@ impl Slots {
 }
 
 impl WindowCapture {
+    pub(super) fn stats(&self) -> CaptureStats {
+        self.capture.stats()
+    }
+
     fn forget_pictures(&mut self, now: Time) {
         self.canvas = None;
         self.capture.clear_buffers(now);
@@ -284,18 +288,20 @@ impl WindowCapture {
         self.capture.committed(&[], Some(job));
         let fault = studio.faults.window(job.0);
         match drawn {
-            Ok(sync) if fault.is_none() && sync.is_reached() => {
-                self.failing = false;
-                self.capture.complete(job, now, now);
-            }
-            Ok(sync) => {
-                self.drawing = Some(Drawing { job, since: now });
-                studio.orders.push(Order {
-                    owner: Owner::Window(identifier.clone()),
-                    job,
-                    work: end_of(sync, fault),
-                });
-            }
+            Ok(sync) => match Work::until(sync, fault) {
+                Some(work) => {
+                    self.drawing = Some(Drawing { job, since: now });
+                    studio.orders.push(Order {
+                        owner: Owner::Window(identifier.clone()),
+                        job,
+                        work,
+                    });
+                }
+                None => {
+                    self.failing = false;
+                    self.capture.complete(job, now, now);
+                }
+            },
             Err(error) => {
                 self.capture.fail(job);
                 self.note_failure(&error.to_string());
@@ -316,7 +322,7 @@ impl WindowCapture {
                 // The GPU may still draw into this slot: the next pictures get other memory.
                 self.forget_pictures(now);
                 self.capture.fail(job);
-                self.note_failure(&error);
+                self.note_failure(&error.to_string());
             }
         }
     }
@@ -326,12 +332,6 @@ impl WindowCapture {
             tracing::warn!(target: "vitrine::capture", error, "a captured window cannot be drawn");
         }
     }
-}
-
-/// The work of waiting for the GPU.
-fn end_of(sync: SyncPoint, fault: Option<FenceFault>) -> Work {
-    let faulty = fault.and_then(|fault| Fence::with_fault(sync.export()?, fault).ok());
-    faulty.map_or(Work::Wait(sync), Work::Watch)
 }
 
 fn draw(

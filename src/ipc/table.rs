@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use super::wire::{CaptureReport, LatencyReport, OutputReport, Reply};
+use super::wire::{CaptureReport, ClientReport, LatencyReport, OutputReport, Reply, WindowReport};
+
+/// So many characters of a window's names are shown.
+const NAME_LENGTH: usize = 60;
 
 /// The reply, with a line end.
 pub(super) fn print(reply: &Reply) -> String {
@@ -95,13 +98,18 @@ fn capture_text(report: &CaptureReport) -> String {
     for (name, value) in rows {
         let _ = writeln!(text, "  {name:<14}{value}");
     }
-    if report.clients.is_empty() {
-        return text;
+    if !report.clients.is_empty() {
+        text.push_str(&clients_table(&report.clients));
     }
+    text.extend(report.windows.iter().map(window_text));
+    text
+}
+
+fn clients_table(clients: &[ClientReport]) -> String {
     let mut rows = vec![words(
         "client frames passed held copies gpu bytes overdue voids refused median_ms p99_ms",
     )];
-    rows.extend(report.clients.iter().map(|client| {
+    rows.extend(clients.iter().map(|client| {
         vec![
             client.client.to_string(),
             client.frames.to_string(),
@@ -117,10 +125,25 @@ fn capture_text(report: &CaptureReport) -> String {
             bound(client.flip_to_ready.count, client.flip_to_ready.p99_us),
         ]
     }));
-    for line in columns(&rows).lines() {
-        let _ = writeln!(text, "  {line}");
+    let lines = columns(&rows);
+    lines.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// The names are an application's: whatever they do to a terminal is shown and not done.
+fn window_text(window: &WindowReport) -> String {
+    let (app_id, title) = (shortened(&window.app_id), shortened(&window.title));
+    format!(
+        "  window {}: {app_id:?} {title:?}\n    {} frames, {} held, {} copies ({} of them by the GPU), {} bytes\n",
+        window.identifier, window.frames, window.held, window.copies, window.gpu_copies, window.copied_bytes
+    )
+}
+
+fn shortened(name: &str) -> String {
+    let mut short: String = name.chars().take(NAME_LENGTH).collect();
+    if short.len() < name.len() {
+        short.push('…');
     }
-    text
+    short
 }
 
 fn latency(report: &LatencyReport) -> String {
@@ -144,7 +167,6 @@ fn bound(count: u64, micros: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::wire::ClientReport;
 
     #[test]
     fn a_capture_report_names_output_state_reasons_and_clients() {
@@ -176,6 +198,32 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_captured_window_is_named_without_harm_to_the_terminal() {
+        let report = CaptureReport {
+            output: "DP-1".to_owned(),
+            windows: vec![WindowReport {
+                identifier: "ab12".to_owned(),
+                app_id: "\u{1b}[2Jfoot".to_owned(),
+                title: format!("a \"title\"\n\u{202e}{}", "x".repeat(5000)),
+                frames: 12,
+                held: 1,
+                copies: 11,
+                gpu_copies: 3,
+                copied_bytes: 4096,
+            }],
+            ..CaptureReport::default()
+        };
+        let text = print(&Reply::Capture(vec![report]));
+        for part in [
+            r#"window ab12: "\u{1b}[2Jfoot" "a \"title\"\n\u{202e}xxx"#,
+            "x…\"\n    12 frames, 1 held, 11 copies (3 of them by the GPU), 4096 bytes\n",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.len() < 250), "{text}");
     }
 
     #[test]

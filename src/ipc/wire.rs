@@ -186,6 +186,29 @@ pub struct CaptureReport {
     pub flip_to_ready: LatencyReport,
     /// Who captures now.
     pub clients: Vec<ClientReport>,
+    /// The windows on it that are captured by themselves now.
+    pub windows: Vec<WindowReport>,
+}
+
+/// The capture of one window, since somebody began to look at it. Its frames are no frames of the output.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WindowReport {
+    /// As in ext-foreign-toplevel-list.
+    pub identifier: String,
+    /// As the application says.
+    pub app_id: String,
+    /// As the application says.
+    pub title: String,
+    /// Frames drawn.
+    pub frames: u64,
+    /// Frames that are being copied now.
+    pub held: u64,
+    /// Copies into clients' memory.
+    pub copies: u64,
+    /// Of these, copies that the GPU made.
+    pub gpu_copies: u64,
+    /// Bytes of these copies.
+    pub copied_bytes: u64,
 }
 
 /// Commits without capture, by reason.
@@ -386,6 +409,10 @@ mod tests {
         let report = CaptureReport {
             output: "Virtual-1\n".to_owned(),
             clients: vec![ClientReport::default()],
+            windows: vec![WindowReport {
+                title: "two\nlines".to_owned(),
+                ..WindowReport::default()
+            }],
             flip_to_ready: LatencyReport::from(&Latencies::default()),
             ..CaptureReport::default()
         };

@@ -10,6 +10,7 @@
 //!   milliseconds after its commit at the earliest. A range is possible here too.
 //! - `copy:N=refused|never|error|lateMS`: the N-th copy that the GPU is to make fails at once, or its fence does as above.
 //! - `window:N=never|error|lateMS`: the same for the N-th picture of a window that the GPU draws.
+//! - `draw:N=never|error|lateMS`: the same for the N-th captured picture of a screen that the GPU draws.
 //! - `modeset-writeback=ERRNO`: every request that attaches a writeback connector fails, as on kernels whose clone check
 //!   refuses it.
 //!
@@ -45,7 +46,7 @@ pub struct FaultPlanError {
 
 const VALID: &str = "commit:N=ERRNO, commit:A..B=ERRNO, test:N=ERRNO, modeset:N=ERRNO, \
                      fence:N=never|error|lateMS, copy:N=refused|never|error|lateMS, \
-                     window:N=never|error|lateMS, modeset-writeback=ERRNO, separated by commas, with ERRNO one of \
+                     window:N=never|error|lateMS, draw:N=never|error|lateMS, modeset-writeback=ERRNO, separated by commas, with ERRNO one of \
                      EBUSY, EINVAL, ENOMEM, EACCES, ENODEV, ENOSPC";
 
 type Rules<T> = Vec<(RangeInclusive<u64>, T)>;
@@ -68,6 +69,7 @@ pub struct FaultPlan {
     fences: Rules<FenceFault>,
     copies: Rules<CopyFault>,
     windows: Rules<FenceFault>,
+    drawings: Rules<FenceFault>,
     modeset_writeback: Option<Errno>,
 }
 
@@ -91,6 +93,11 @@ impl FaultPlan {
     /// What is planned for the n-th picture of a window, counted from 1.
     pub fn window(&self, n: u64) -> Option<FenceFault> {
         planned(&self.windows, n)
+    }
+
+    /// What is planned for the n-th captured picture of a screen, counted from 1.
+    pub fn drawing(&self, n: u64) -> Option<FenceFault> {
+        planned(&self.drawings, n)
     }
 
     /// Whether nothing is planned.
@@ -132,6 +139,7 @@ impl FaultPlan {
             "test" => self.tests.push((which, errno(effect)?)),
             "modeset" => self.modesets.push((which, errno(effect)?)),
             "fence" => self.fences.push((which, fence_fault(effect)?)),
+            "draw" => self.drawings.push((which, fence_fault(effect)?)),
             "window" => self.windows.push((which, fence_fault(effect)?)),
             "copy" if effect == "refused" => self.copies.push((which, CopyFault::Refused)),
             "copy" => self
@@ -271,7 +279,7 @@ mod tests {
     #[test]
     fn the_documented_example_is_understood() {
         let plan: FaultPlan = "commit:10=EBUSY,commit:20..30=EINVAL,fence:5=never,fence:7=error,\
-                               fence:9=late250,copy:3=refused,copy:4..5=never,window:1=error,modeset-writeback=EINVAL"
+                               fence:9=late250,copy:3=refused,copy:4..5=never,window:1=error,draw:2=never,modeset-writeback=EINVAL"
             .parse()
             .unwrap();
         assert_eq!(planned(&plan.commits, 10), Some(Errno::BUSY));
@@ -286,6 +294,7 @@ mod tests {
         assert_eq!(plan.copy(5), Some(CopyFault::Fence(FenceFault::Never)));
         assert_eq!(plan.copy(6), None);
         assert_eq!(plan.window(1), Some(FenceFault::Error));
+        assert_eq!(plan.drawing(2), Some(FenceFault::Never));
         assert_eq!(plan.modeset_writeback, Some(Errno::INVAL));
     }
 

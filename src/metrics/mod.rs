@@ -9,7 +9,7 @@ mod strict;
 
 use std::fmt::Write;
 
-use crate::ipc::wire::{CaptureReport, ClientReport, LatencyReport, OutputReport};
+use crate::ipc::wire::{CaptureReport, ClientReport, LatencyReport, OutputReport, WindowReport};
 
 pub use self::file::MetricsFile;
 
@@ -20,10 +20,35 @@ pub struct Snapshot {
     pub outputs: Vec<OutputReport>,
     /// Their capture sides.
     pub captures: Vec<CaptureReport>,
+    /// Captures of windows.
+    pub windows: WindowTotals,
+}
+
+/// What captures of windows did so far, those that have ended too. As windows come and go, one series for each would be ever
+/// more series.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WindowTotals {
+    /// Windows that are captured now.
+    pub captured: u64,
+    frames: u64,
+    copies: u64,
+    gpu_copies: u64,
+    copied_bytes: u64,
+}
+
+impl WindowTotals {
+    /// Adds the capture of one window.
+    pub fn add(&mut self, window: &WindowReport) {
+        self.frames += window.frames;
+        self.copies += window.copies;
+        self.gpu_copies += window.gpu_copies;
+        self.copied_bytes += window.copied_bytes;
+    }
 }
 
 type OfOutput = (&'static str, &'static str, fn(&OutputReport) -> u64);
 type OfCapture = (&'static str, &'static str, fn(&CaptureReport) -> u64);
+type OfWindows = (&'static str, &'static str, fn(&WindowTotals) -> u64);
 type OfClient = (&'static str, &'static str, fn(&ClientReport) -> u64);
 
 const OUTPUT_COUNTERS: [OfOutput; 3] = [
@@ -190,6 +215,29 @@ const CLIENT_COUNTERS: [OfClient; 6] = [
     ),
 ];
 
+const WINDOW_COUNTERS: [OfWindows; 4] = [
+    (
+        "vitrine_window_capture_frames",
+        "Pictures of single windows that were drawn for captures.",
+        |w| w.frames,
+    ),
+    (
+        "vitrine_window_capture_copies",
+        "Copies of these into clients' memory.",
+        |w| w.copies,
+    ),
+    (
+        "vitrine_window_capture_gpu_copies",
+        "Of these copies, those that the GPU made.",
+        |w| w.gpu_copies,
+    ),
+    (
+        "vitrine_window_capture_copied_bytes",
+        "Bytes of pictures of windows copied into clients' memory.",
+        |w| w.copied_bytes,
+    ),
+];
+
 /// The text.
 pub fn openmetrics(snapshot: &Snapshot) -> String {
     let mut text = Text::default();
@@ -242,6 +290,13 @@ pub fn openmetrics(snapshot: &Snapshot) -> String {
         );
     }
     clients(&mut text, &snapshot.captures);
+    for (name, help, value) in WINDOW_COUNTERS {
+        text.family(name, "counter", help);
+        text.sample(name, "_total", &[], value(&snapshot.windows));
+    }
+    let name = "vitrine_window_captures";
+    text.family(name, "gauge", "Windows that are captured by themselves.");
+    text.sample(name, "", &[], snapshot.windows.captured);
     text.0.push_str("# EOF\n");
     text.0
 }
@@ -320,7 +375,10 @@ impl Text {
             .iter()
             .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
             .collect();
-        let _ = writeln!(self.0, "{name}{suffix}{{{}}} {value}", labels.join(","));
+        let _ = match labels.as_slice() {
+            [] => writeln!(self.0, "{name}{suffix} {value}"),
+            labels => writeln!(self.0, "{name}{suffix}{{{}}} {value}", labels.join(",")),
+        };
     }
 
     /// Buckets add up; times become seconds.
@@ -395,9 +453,19 @@ mod tests {
             flip_to_ready: LatencyReport::from(&Latencies::default()),
             ..CaptureReport::default()
         };
+        let mut windows = WindowTotals::default();
+        for copies in [2, 3] {
+            windows.add(&WindowReport {
+                title: format!("window {copies}"),
+                copies,
+                ..WindowReport::default()
+            });
+        }
+        windows.captured = 1;
         Snapshot {
             outputs: Vec::new(),
             captures: vec![capture, second],
+            windows,
         }
     }
 
@@ -423,6 +491,8 @@ mod tests {
             format!("vitrine_capture_flip_to_ready_seconds_bucket{{{odd},le=\"+Inf\"}} 3"),
             format!("vitrine_capture_flip_to_ready_seconds_sum{{{odd}}} 5.008000"),
             "vitrine_capture_trusted{output=\"DP-2\"} 0".to_owned(),
+            "vitrine_window_capture_copies_total 5".to_owned(),
+            "vitrine_window_captures 1".to_owned(),
         ] {
             assert!(
                 text.lines().any(|have| have == line),

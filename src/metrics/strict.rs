@@ -128,10 +128,15 @@ fn histogram(samples: &[Sample], name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `name{label="value",…} number`
+/// `name{label="value",…} number` or `name number`
 fn sample(line: &str) -> Result<Sample, String> {
     let bad = || format!("not a sample: {line}");
-    let (name, rest) = line.split_once('{').ok_or_else(bad)?;
+    let Some((name, rest)) = line.split_once('{') else {
+        let (name, number) = line.split_once(' ').ok_or_else(bad)?;
+        require(is_name(name), "bad name", line)?;
+        let number = number.parse().map_err(|_| bad())?;
+        return Ok((name.to_owned(), BTreeMap::new(), number));
+    };
     require(is_name(name), "bad name", line)?;
     let mut labels = BTreeMap::new();
     let mut chars = rest.chars();

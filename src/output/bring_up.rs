@@ -138,6 +138,7 @@ impl Screen {
             slot_contents: SlotContents::default(),
             slot_damage: PerView::new(|_| SlotDamage::new(&output)),
             rendered_bytes: 0,
+            slots_drawn: 0,
             render_failed: false,
             scene_dirty: true,
             cursor_dirty: true,

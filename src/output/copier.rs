@@ -16,7 +16,7 @@ use super::{ring::Slot, scanout::ReadableScanout};
 use crate::{
     capture::{copy::copy_pixels, JobId, TargetLayout},
     geometry::Rect,
-    kms::{Fence, FenceStatus},
+    kms::{fence::FenceFault, Fence, FenceStatus},
     render::CursorPicture,
 };
 
@@ -91,7 +91,18 @@ pub struct Filled {
     /// Whether a scanout buffer was read for it.
     pub copied: bool,
     /// Bytes written by the CPU, or why the slot is not what it should be.
-    pub result: Result<u64, String>,
+    pub result: Result<u64, Unfilled>,
+}
+
+/// Why a slot does not hold its picture.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfilled {
+    /// Nobody writes it any more.
+    #[error("{0}")]
+    Failed(String),
+    /// The GPU may still draw into it, until the fence signals; without one nothing tells.
+    #[error("the GPU did not finish in time")]
+    Overdue(Option<Fence>),
 }
 
 /// The thread. Dropping it lets it end when its work is done.
@@ -128,13 +139,31 @@ impl Copier {
                 owner,
                 job,
                 copied: work.reads_scanout(),
-                result: Err("the copying thread is gone".to_owned()),
+                result: Err(unwaited(work)),
             }
         })
     }
 }
 
+/// Nobody did the work, or waited for it.
+fn unwaited(work: Work) -> Unfilled {
+    match work {
+        Work::Copy { .. } => Unfilled::Failed("the copying thread is gone".to_owned()),
+        Work::Wait(sync) => Unfilled::Overdue(sync.export().map(Fence::from_sync_file)),
+        Work::Watch(fence) => Unfilled::Overdue(Some(fence)),
+    }
+}
+
 impl Work {
+    /// The work of waiting for what the GPU draws, if it has not done so already. A fault is for tests.
+    pub fn until(sync: SyncPoint, fault: Option<FenceFault>) -> Option<Self> {
+        if fault.is_none() && sync.is_reached() {
+            return None;
+        }
+        let faulty = fault.and_then(|fault| Fence::with_fault(sync.export()?, fault).ok());
+        Some(faulty.map_or(Work::Wait(sync), Work::Watch))
+    }
+
     fn reads_scanout(&self) -> bool {
         match self {
             Work::Copy { .. } => true,
@@ -152,9 +181,9 @@ fn fill(order: Order) -> Filled {
             to,
             rects,
             overlay,
-        } => copy(from, to, rects, overlay.as_ref()),
+        } => copy(from, to, rects, overlay.as_ref()).map_err(Unfilled::Failed),
         Work::Wait(sync) => wait(sync).map(|()| 0),
-        Work::Watch(fence) => watch(fence).map(|()| 0),
+        Work::Watch(fence) => watch(fence, GPU_PATIENCE).map(|()| 0),
     };
     Filled {
         owner,
@@ -164,25 +193,25 @@ fn fill(order: Order) -> Filled {
     }
 }
 
-fn wait(sync: &SyncPoint) -> Result<(), String> {
+fn wait(sync: &SyncPoint) -> Result<(), Unfilled> {
     match sync.export() {
-        Some(fence) => watch(&Fence::from_sync_file(fence)),
-        None => sync
-            .wait()
-            .map_err(|_| "the wait was interrupted".to_owned()),
+        Some(fence) => watch(&Fence::from_sync_file(fence), GPU_PATIENCE),
+        None => sync.wait().map_err(|_| Unfilled::Overdue(None)),
     }
 }
 
-fn watch(fence: &Fence) -> Result<(), String> {
-    let patience = Timespec::try_from(GPU_PATIENCE).map_err(|error| error.to_string())?;
+fn watch(fence: &Fence, patience: Duration) -> Result<(), Unfilled> {
+    let patience = Timespec::try_from(patience).ok();
     let mut fds = [PollFd::new(fence, PollFlags::IN)];
-    match rustix::io::retry_on_intr(|| poll(&mut fds, Some(&patience))) {
-        Ok(0) => Err("the GPU did not finish in time".to_owned()),
+    match rustix::io::retry_on_intr(|| poll(&mut fds, patience.as_ref())) {
+        Ok(0) | Err(_) => Err(Unfilled::Overdue(Some(fence.clone()))),
         Ok(_) => match fence.status() {
-            FenceStatus::Failed(errno) => Err(format!("the GPU's fence has the error {errno}")),
+            FenceStatus::Failed(errno) => {
+                let error = format!("the GPU's fence has the error {errno}");
+                Err(Unfilled::Failed(error))
+            }
             FenceStatus::Signaled | FenceStatus::Pending => Ok(()),
         },
-        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -245,9 +274,37 @@ fn over(pixel: u32, below: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
+    #![allow(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        reason = "tests fail by panicking"
+    )]
+
+    use rustix::pipe::pipe;
 
     use super::*;
+
+    #[test]
+    fn a_picture_that_the_gpu_does_not_end_is_overdue_and_not_failed() {
+        // Whatever descriptor is good for a fault.
+        let (fd, _) = pipe().unwrap();
+        let never = Fence::with_fault(fd, FenceFault::Never).unwrap();
+        let end = watch(&never, Duration::ZERO);
+        assert!(matches!(end, Err(Unfilled::Overdue(Some(_)))), "{end:?}");
+        assert!(matches!(
+            unwaited(Work::Watch(never)),
+            Unfilled::Overdue(Some(_))
+        ));
+    }
+
+    #[test]
+    fn a_fence_with_an_error_is_the_end_of_a_picture() {
+        // A descriptor that is no fence cannot be asked, and counts as failed.
+        let (fd, writer) = pipe().unwrap();
+        drop(writer);
+        let end = watch(&Fence::from_sync_file(fd), Duration::ZERO);
+        assert!(matches!(end, Err(Unfilled::Failed(_))), "{end:?}");
+    }
 
     #[test]
     fn the_cursor_is_cut_at_the_edges_and_its_clear_pixels_change_nothing() {

@@ -35,13 +35,13 @@ use smithay::{
 use crate::{
     capture::OutputCapture,
     config::Indicator,
-    kms::{Fence, JobId},
+    kms::{FaultPlan, Fence, JobId},
     render::Renderer,
     shell::Shell,
     time::Time,
 };
 
-pub use copier::{Copier, Filled, Order, Owner, Work};
+pub use copier::{Copier, Filled, Order, Owner, Unfilled, Work};
 pub use describe::describe;
 pub use report::ScreenReport;
 pub use screen::{Screen, ScreenError, ScreenSetup};
@@ -71,6 +71,8 @@ pub struct StepContext<'a> {
     pub pointer: Option<&'a Pointer>,
     /// Whether a captured screen shows that it is.
     pub indicator: Indicator,
+    /// What is to go wrong on purpose.
+    pub faults: &'a FaultPlan,
 }
 
 /// A fence that the event loop is to watch.

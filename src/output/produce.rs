@@ -6,7 +6,7 @@
 //! copies what the slot lacks (`copier`). Else the scene is drawn into the slot.
 
 use super::{
-    copier::{Filled, Order, Overlay, Owner, Work},
+    copier::{Filled, Order, Overlay, Owner, Unfilled, Work},
     passthrough::PassedThrough,
     producer::{decide, Connector, CursorPlace, Decision, Facts},
     render_jobs::Ended,
@@ -406,7 +406,8 @@ impl Screen {
             .draw_slot(&scene, damage, canvas, age)
             .map_err(|error| error.to_string())?;
         self.slot_contents.drawn(slot, view, damage.frames());
-        Ok((!sync.is_reached()).then_some(Work::Wait(sync)))
+        self.slots_drawn += 1;
+        Ok(Work::until(sync, context.faults.drawing(self.slots_drawn)))
     }
 
     /// The copying thread is done with an order.
@@ -420,7 +421,12 @@ impl Screen {
             self.slot_contents.forget(slot);
         }
         self.rendered_bytes += filled.result.as_ref().copied().unwrap_or(0);
-        self.written(filled.job, filled.result.map(drop), capture, now);
+        if let Err(Unfilled::Overdue(_)) = &filled.result {
+            // Not free, as a job's that failed: the GPU may still draw there.
+            capture.overdue(filled.job);
+        }
+        let result = filled.result.map(drop).map_err(|error| error.to_string());
+        self.written(filled.job, result, capture, now);
     }
 
     fn written(

@@ -94,6 +94,8 @@ pub struct Screen {
     pub(super) slot_damage: PerView<SlotDamage>,
     /// Bytes that the CPU copied into slots.
     pub(super) rendered_bytes: u64,
+    /// Slots that the renderer was told to draw into.
+    pub(super) slots_drawn: u64,
     /// It was said that a slot could not be filled.
     pub(super) render_failed: bool,
     /// Windows may have changed since the last draw.

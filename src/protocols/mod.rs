@@ -24,7 +24,7 @@ pub mod wlr_export_dmabuf;
 pub mod wlr_screencopy;
 pub mod xdg_output;
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use smithay::output::Output;
 use wayland_server::{
@@ -226,6 +226,12 @@ impl CaptureProtocols {
     /// Copies that are with the workers now.
     pub fn running_copies(&self) -> usize {
         self.copy.running_copies() + self.screencopy.running_copies()
+    }
+
+    /// Clients that wait for the end of a copy, of which they will be told in any case.
+    pub fn clients_with_copies(&self) -> HashSet<ClientId> {
+        let clients = self.copy.copied_for().chain(self.screencopy.copied_for());
+        clients.map(|client| client.id()).collect()
     }
 
     /// Copies of pictures from before the last [`forget_pictures`] that the workers still have.

@@ -1,8 +1,9 @@
 //! ext-image-copy-capture-v1: any object may die at any moment, and leaves nothing behind.
 
 use crate::{
-    client::Client,
+    client::{memory, Client},
     inbox::Told,
+    screencopy::Copier,
     server::Server,
     server::{HEIGHT, WIDTH},
     streaming::{copying, setup, streaming, undamaged, WHOLE},
@@ -55,6 +56,47 @@ fn two_copies_of_a_session_do_not_overtake_each_other() {
     server.let_copies_go();
     client.expect_ready(&mut server, &next);
     assert!(buffer.pixels().iter().all(|pixel| *pixel == 3));
+}
+
+#[test]
+fn memory_under_the_copy_of_a_destroyed_frame_is_written_by_nobody_else() {
+    for by_screencopy in [false, true] {
+        let mut server = Server::with_dmabuf_device(Some(0xe280));
+        let mut copier = Copier::new(&mut server);
+        // The copies are held before they look at their target, so that a memfd is as good as a dma-buf.
+        let file = memory((WIDTH * HEIGHT * 4) as u64);
+        let stride = WIDTH as u32 * 4;
+        let buffer = copier.client.dmabuf(&file, WIDTH, HEIGHT, stride);
+        let ask = |client: &mut Client| {
+            let frame = client.frame(&client.session());
+            frame.attach_buffer(&buffer);
+            frame.capture();
+            frame
+        };
+        let shot = by_screencopy.then(|| copier.whole());
+        let frame = match &shot {
+            Some(shot) => {
+                shot.copy(&buffer);
+                None
+            }
+            None => Some(ask(&mut copier.client)),
+        };
+        copier.client.roundtrip(&mut server);
+        server.hold_copies();
+        server.flip(WHOLE, 2);
+        server.wait_for_held_copy();
+        shot.inspect(|shot| shot.destroy());
+        frame.inspect(|frame| frame.destroy());
+        let next = ask(&mut copier.client);
+        copier.client.roundtrip(&mut server);
+        server.flip(WHOLE, 3);
+        assert!(!server.would_pass_through() && !server.wants_frame());
+        assert_eq!((server.jobs(), server.running_copies()), (1, 1));
+        server.let_copies_go();
+        server.finish_copies();
+        assert!(server.would_pass_through() && server.wants_frame());
+        copier.client.expect_nothing(&mut server, &next);
+    }
 }
 
 #[test]

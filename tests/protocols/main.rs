@@ -31,3 +31,4 @@ mod session_lock;
 mod slots;
 mod streaming;
 mod toplevel;
+mod waking;

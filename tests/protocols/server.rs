@@ -26,8 +26,8 @@ use smithay::{
 };
 use vitrine::{
     capture::{
-        CaptureConfig, Completion, CopyPool, Demand, FrameFormat, JobId, OutputCapture, Producer,
-        Skip, SlotId, SlotMemory,
+        CaptureConfig, Completion, CopyPool, CursorInFrame, Demand, FrameFormat, JobId,
+        OutputCapture, PerView, Producer, Skip, SlotId, SlotMemory,
     },
     geometry::Rect,
     protocols::{self, CaptureProtocols, CursorView, LoopTask, ObjectCounts},
@@ -306,6 +306,14 @@ impl Server {
     /// Whether somebody wants the next frame even if nothing changes.
     pub fn wants_frame(&mut self) -> bool {
         self.state.screens[0].capture.demand(Time::now()) == Demand::Now
+    }
+
+    /// Whether the hardware may write a client's own buffer with the next commit.
+    pub fn would_pass_through(&mut self) -> bool {
+        let capture = &mut self.state.screens[0].capture;
+        capture.allow_direct(PerView::new(|_| true));
+        let candidate = capture.direct_candidate(CursorInFrame::Absent, Time::now());
+        candidate.is_some()
     }
 
     /// Jobs that were armed so far.

@@ -33,7 +33,7 @@ use crate::clients::{session_lock::LockRecord, Client, Locker, Painter, PainterO
 type Task = Box<dyn FnOnce(&mut Vitrine) + Send>;
 
 /// A running compositor with outputs that are on no device.
-struct Session {
+pub struct Session {
     socket: PathBuf,
     tasks: channel::Sender<Task>,
     thread: Option<JoinHandle<()>>,
@@ -67,7 +67,7 @@ fn add_output(state: &mut Vitrine, name: &str) {
 }
 
 impl Session {
-    fn start(config: &str) -> Self {
+    pub fn start(config: &str) -> Self {
         let dir = runtime_dir();
         let config = Config::parse(config, Path::new("compositor.toml")).unwrap();
         let (tasks, source) = channel::channel::<Task>();
@@ -99,12 +99,12 @@ impl Session {
         }
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::connect(&self.socket).unwrap()
     }
 
     /// Has the compositor do something, and waits for that.
-    fn with<T: Send + 'static>(&self, f: impl FnOnce(&mut Vitrine) -> T + Send + 'static) -> T {
+    pub fn with<T: Send + 'static>(&self, f: impl FnOnce(&mut Vitrine) -> T + Send + 'static) -> T {
         let (told, answer) = mpsc::channel();
         let task = move |state: &mut Vitrine| told.send(f(state)).unwrap();
         self.tasks.send(Box::new(task)).unwrap();

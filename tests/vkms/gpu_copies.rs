@@ -9,10 +9,9 @@ use crate::{
     bad_inputs::{bad_dmabufs, Trial},
     clients::{
         buffers::{ARGB8888, XRGB8888},
-        copy_capture::{picture_of, CopyOutcome, CopySession, FailureReason},
+        copy_capture::{picture_of, CopySession},
         screencopy::Screencopy,
-        session_lock::{Locker, CURTAIN},
-        Buffer, Client, MemoryKind, PainterOptions, Picture, Rect,
+        Buffer, Client, MemoryKind, PainterOptions, Rect,
     },
     control::capture_report,
     copies::{cut, random_damage, screencopy_into_dmabufs, Copier},
@@ -24,10 +23,10 @@ use crate::{
 };
 
 /// All copies are to go to the GPU, and none past it.
-const ON: &str =
+pub const ON: &str =
     "renderer = \"gles\"\n[capture]\ndmabuf = \"on\"\ngpu_copies = \"on\"\npassthrough = false";
 
-fn with_gpu(test: impl FnOnce(&Guest, &Programs)) {
+pub fn with_gpu(test: impl FnOnce(&Guest, &Programs)) {
     let Some(tree) = tree("wl-mirror") else {
         return;
     };
@@ -35,11 +34,16 @@ fn with_gpu(test: impl FnOnce(&Guest, &Programs)) {
     machine::boot(machine, |guest| test(guest, &Programs::mount(&tree)));
 }
 
-fn start<'g>(guest: &'g Guest, programs: &Programs, setup: Setup) -> Stage<'g> {
+pub fn start<'g>(guest: &'g Guest, programs: &Programs, setup: Setup) -> Stage<'g> {
     start_with(guest, programs, setup, ON)
 }
 
-fn start_with<'g>(guest: &'g Guest, programs: &Programs, setup: Setup, lines: &str) -> Stage<'g> {
+pub fn start_with<'g>(
+    guest: &'g Guest,
+    programs: &Programs,
+    setup: Setup,
+    lines: &str,
+) -> Stage<'g> {
     let stage = setup.with(lines).inside(programs).start(guest);
     let log = stage.vitrine.log();
     assert!(
@@ -163,172 +167,14 @@ fn what_the_gpu_refuses_or_fails_with_is_copied_by_workers_from_then_on() {
     });
 }
 
-/// The GPU does not end the second copy: its client brings another buffer, and everything goes on without the GPU.
-#[test]
-fn a_copy_that_the_gpu_does_not_end_costs_its_client_the_buffer_and_nobody_else_anything() {
-    with_gpu(|guest, programs| {
-        let setup = Setup::default().faults("copy:2=never");
-        // The client does not hold the frame that the GPU may still read.
-        let lines = format!("{ON}\nhold_deadline_ms = 50");
-        let stage = start_with(guest, programs, setup, &lines);
-        let mut copier = Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1);
-        let (mut client, mut painter) = stage.painter();
-        let shown = painter.present(&mut client, 1).unwrap();
-        copier.capture(shown);
-        let mut ended = 0;
-        while capture_report(guest).gpu_copies + ended < 2 {
-            painter.present(&mut client, 2).unwrap();
-            let end = copier
-                .session
-                .capture(&mut copier.client, &copier.buffer, &[]);
-            match end.unwrap() {
-                CopyOutcome::Ready(_) => {}
-                CopyOutcome::Failed(reason) => {
-                    assert_eq!(reason, FailureReason::BufferConstraints);
-                    ended += 1;
-                }
-            }
-        }
-        assert_eq!(ended, 1, "{}", stage.vitrine.log());
-        // That memory may still be written.
-        let again = copier
-            .session
-            .capture(&mut copier.client, &copier.buffer, &[]);
-        assert!(matches!(
-            again.unwrap(),
-            CopyOutcome::Failed(FailureReason::BufferConstraints)
-        ));
-        let report = capture_report(guest);
-        // With other memory all is well, but for the GPU.
-        copier.buffer =
-            Buffer::new(&mut copier.client, MemoryKind::Heap, 640, 480, XRGB8888).unwrap();
-        for n in 10..18 {
-            let shown = painter.present(&mut client, n).unwrap();
-            copier.capture(shown);
-            picture_of(&copier.buffer).assert_same(&painter.expected(), "by a worker");
-        }
-        let after = capture_report(guest);
-        assert_eq!(after.gpu_copies, report.gpu_copies);
-        assert!(after.copies - report.copies >= 8);
-        drop(copier);
-        let shown = painter.present(&mut client, 20).unwrap();
-        let mut other = Copier::new(&stage, MemoryKind::Shm, XRGB8888, 1);
-        other.capture(shown);
-        picture_of(&other.buffer).assert_same(&painter.expected(), "another client");
-        drop(other);
-        stage.finish("Virtual-1");
-    });
-}
-
-/// A copy that ends too late is nobody's; then the GPU is given copies again.
-#[test]
-fn a_gpu_that_was_stuck_for_a_while_copies_again_afterwards() {
-    with_gpu(|guest, programs| {
-        let setup = Setup::default().faults("copy:1=late4000");
-        let stage = start(guest, programs, setup);
-        let mut copier = Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1);
-        let (mut client, mut painter) = stage.painter();
-        painter.present(&mut client, 1).unwrap();
-        let end = copier
-            .session
-            .capture(&mut copier.client, &copier.buffer, &[]);
-        assert!(matches!(
-            end.unwrap(),
-            CopyOutcome::Failed(FailureReason::BufferConstraints)
-        ));
-        machine::wait_until("the GPU to go on", SECOND * 30, || {
-            let log = stage.vitrine.log();
-            log.contains("an overdue copy of the GPU has ended")
-        });
-        let mut copiers = [copier];
-        copiers[0].buffer.write(|bytes| bytes.fill(0x5a));
-        random_damage(&stage, &mut copiers, 6, 4);
-        drop(copiers);
-        let summary = stage.finish("Virtual-1");
-        assert!(summary.get("copies") >= 5);
-        assert_eq!(summary.get("gpu_copies"), summary.get("copies"));
-    });
-}
-
-/// Whose copy is under way may do what it likes; here it destroys everything, or dies.
-#[test]
-fn a_client_that_leaves_during_a_copy_of_the_gpu_leaves_nothing_behind() {
-    with_gpu(|guest, programs| {
-        let setup = Setup::default().faults("copy:1..2=late1000");
-        let stage = start(guest, programs, setup);
-        let (mut client, mut painter) = stage.painter();
-        let shown = painter.present(&mut client, 1).unwrap();
-        for dies in [false, true] {
-            let mut copier = Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1);
-            let session = &copier.session;
-            let pending = session.request(&mut copier.client, &copier.buffer, &[]);
-            copier.client.roundtrip().unwrap();
-            // It has begun before the client is heard of again.
-            machine::wait_until("the copy", SECOND * 20, || capture_report(guest).held > 0);
-            if dies {
-                drop((pending, copier));
-            } else {
-                drop(pending);
-                let Copier {
-                    mut client,
-                    buffer,
-                    session,
-                    ..
-                } = copier;
-                drop((buffer, session));
-                client.roundtrip().unwrap();
-            }
-            machine::wait_until("the slot", SECOND * 20, || capture_report(guest).held == 0);
-        }
-        let mut copier = Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1);
-        copier.capture(shown);
-        picture_of(&copier.buffer).assert_same(&painter.expected(), "the next client");
-        let report = capture_report(guest);
-        assert_eq!(report.clients.len(), 1);
-        assert_eq!((report.copies, report.gpu_copies), (1, 1));
-        drop(copier);
-        stage.finish("Virtual-1");
-    });
-}
-
-/// Nobody is given a picture from before the lock, and the lock does not wait for the GPU.
-#[test]
-fn a_copy_that_the_gpu_does_not_end_does_not_keep_the_session_from_being_locked() {
-    with_gpu(|guest, programs| {
-        let setup = Setup::default().faults("copy:1=never");
-        let stage = start(guest, programs, setup);
-        let (mut client, mut painter) = stage.painter();
-        painter.present(&mut client, 1).unwrap();
-        let mut copier = Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1);
-        let session = &copier.session;
-        let pending = session.request(&mut copier.client, &copier.buffer, &[]);
-        copier.client.roundtrip().unwrap();
-        machine::wait_until("the copy", SECOND * 20, || capture_report(guest).held > 0);
-        let mut lock_client = stage.client();
-        let _lock = Locker::lock(&mut lock_client).unwrap();
-        let end = pending.unwrap().wait(&mut copier.client, &copier.buffer);
-        assert!(matches!(
-            end.unwrap(),
-            CopyOutcome::Failed(FailureReason::BufferConstraints)
-        ));
-        let client = &mut copier.client;
-        let buffer = Buffer::new(client, MemoryKind::Heap, 640, 480, XRGB8888).unwrap();
-        let frame = copier.session.capture(client, &buffer, &[]).unwrap();
-        let curtain = Picture::filled(640, 480, CURTAIN);
-        frame.frame().picture.assert_same(&curtain, "locked");
-        drop((buffer, copier));
-        stage.finish("Virtual-1");
-    });
-}
-
-fn window(app_id: &str) -> PainterOptions {
+pub fn window(app_id: &str) -> PainterOptions {
     PainterOptions {
         app_id: app_id.to_owned(),
         ..Default::default()
     }
 }
 
-fn watch(client: &mut Client, app_id: &str) -> CopySession {
+pub fn watch(client: &mut Client, app_id: &str) -> CopySession {
     let listed = Listed::default();
     let _list: List = client.bind(1, Arc::clone(&listed)).unwrap();
     let source = source(client, &listed, app_id);
@@ -373,42 +219,6 @@ fn a_covered_window_goes_to_dmabufs_by_the_gpu() {
         assert!(log.matches("the GPU copies").count() >= 18);
         assert!(!log.contains("a worker copies"));
         drop((session, watcher));
-        stage.finish("Virtual-1");
-    });
-}
-
-/// The GPU does not end the first pictures of a window. The display does not wait for it, and the window is captured in the end.
-#[test]
-fn a_window_that_the_gpu_is_slow_to_draw_holds_nobody_up() {
-    with_gpu(|guest, programs| {
-        let setup = Setup::default().faults("window:1..5=never");
-        let stage = start(guest, programs, setup);
-        let (mut below_client, mut below) = stage.painter_with(window("below"));
-        below.present(&mut below_client, 11).unwrap();
-        let (mut above_client, mut above) = stage.painter_with(window("above"));
-        above.present(&mut above_client, 22).unwrap();
-        let mut watcher = stage.client();
-        let session = watch(&mut watcher, "below");
-        let buffer = session.buffer(&mut watcher, MemoryKind::Shm).unwrap();
-        let pending = session.request(&mut watcher, &buffer, &[]).unwrap();
-        watcher.roundtrip().unwrap();
-        let mut eyes = Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1);
-        for n in 100..110 {
-            let shown = above.present(&mut above_client, n).unwrap();
-            eyes.capture(shown);
-            picture_of(&eyes.buffer).assert_same(&above.expected(), "the screen");
-        }
-        assert!(
-            !pending.has_ended(),
-            "nothing was drawn, and yet there is a frame"
-        );
-        let frame = pending.wait(&mut watcher, &buffer).unwrap().frame();
-        frame
-            .picture
-            .assert_same(&below.expected(), "the window, in the end");
-        let log = stage.vitrine.log();
-        assert_eq!(log.matches("a captured window cannot be drawn").count(), 1);
-        drop((eyes, session, watcher));
         stage.finish("Virtual-1");
     });
 }

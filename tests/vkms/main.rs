@@ -28,6 +28,7 @@ mod faults;
 mod film;
 mod foreign;
 mod gpu_copies;
+mod gpu_stuck;
 mod hands;
 mod harness;
 mod holders;

@@ -20,6 +20,7 @@ use crate::{
         copy_capture::{picture_of, CopySession},
         Client, MemoryKind, PainterOptions, Rect,
     },
+    control::{capture_report, msg},
     machine::{self, Machine, SECOND},
     screen,
     stage::Setup,
@@ -148,6 +149,17 @@ fn covered_window(renderer: &str, machine: Machine) {
             picture_of(&buffer).assert_same(&below.expected(), &format!("{part:?} of it"));
         }
         screen::picture(&mut watcher).assert_same(&above.expected(), "the screen");
+        let windows = capture_report(guest).windows;
+        let [window] = &windows[..] else {
+            panic!("{windows:?}");
+        };
+        let names = (window.app_id.as_str(), window.title.as_str());
+        assert_eq!(names, ("below", "below"));
+        assert_eq!((window.copies, window.gpu_copies, window.held), (5, 0, 0));
+        assert!(window.frames >= 5 && window.copied_bytes >= 640 * 480 * 4);
+        let table = msg(guest, &["capture"]);
+        let line = format!("window {}: \"below\" \"below\"\n", window.identifier);
+        assert!(table.contains(&line), "{table}");
 
         drop((below, below_client));
         watcher
@@ -156,6 +168,15 @@ fn covered_window(renderer: &str, machine: Machine) {
             })
             .unwrap();
         assert!(is_open("above"));
+        // What it did is not forgotten.
+        assert_eq!(capture_report(guest).windows, []);
+        let metrics = msg(guest, &["metrics"]);
+        for line in [
+            "vitrine_window_captures 0\n",
+            "vitrine_window_capture_copies_total 5\n",
+        ] {
+            assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+        }
         stage.finish("Virtual-1");
     });
 }

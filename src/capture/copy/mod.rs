@@ -125,7 +125,7 @@ impl CopyJob {
         })
     }
 
-    /// Frees the slot and the target, then says so: whoever hears it may ask for the next frame at once. What was read
+    /// Frees the target and the slot, then says so: whoever hears it may ask for the next frame at once. What was read
     /// after the frame was taken back may be another picture.
     pub fn finish(self, result: Result<CopyReport, CopyError>) {
         let Self {
@@ -140,8 +140,9 @@ impl CopyJob {
             false => result,
         };
         let ended = catch_unwind(AssertUnwindSafe(move || {
-            drop(lease);
+            // The other way round a job could be in that memory before the CPU's access to it has ended.
             drop(target);
+            drop(lease);
             done(result);
         }));
         if ended.is_err() {

@@ -69,8 +69,13 @@ fn target(fourcc: DrmFourcc) -> Target {
 
 /// A lease on a frame of these bytes, and what keeps it alive.
 fn lease(bytes: Vec<u8>) -> (OutputCapture, Lease) {
+    watched_lease(bytes, Arc::new(|| {}))
+}
+
+/// The same; `released` is called at its end.
+fn watched_lease(bytes: Vec<u8>, released: Arc<dyn Fn() + Send + Sync>) -> (OutputCapture, Lease) {
     let memory: Arc<dyn SlotMemory> = Arc::new(Bytes(bytes));
-    let mut capture = OutputCapture::new(CaptureConfig::default(), REFRESH, Arc::new(|| {}));
+    let mut capture = OutputCapture::new(CaptureConfig::default(), REFRESH, released);
     capture
         .set_buffers(FRAME, vec![memory.clone(), memory.clone(), memory], ms(0))
         .unwrap();
@@ -350,4 +355,34 @@ fn an_area_of_the_frame_becomes_a_picture_of_its_own() {
 /// The first bytes of the four pixels of a 2x2 target.
 fn first_bytes(target: &Target) -> [u8; 4] {
     [(0, 0), (1, 0), (0, 1), (1, 1)].map(|(x, y)| pixel(target, x, y)[0])
+}
+
+#[test]
+fn a_copys_target_is_left_before_its_lease_ends_since_the_next_writer_waits_for_that() {
+    struct Leaving(Target, mpsc::Sender<&'static str>);
+
+    impl CopyTarget for Leaving {
+        fn layout(&self) -> TargetLayout {
+            self.0.layout()
+        }
+
+        fn with_bytes(&mut self, f: &mut dyn FnMut(&mut [u8])) -> Result<(), CopyError> {
+            self.0.with_bytes(f)
+        }
+    }
+
+    impl Drop for Leaving {
+        fn drop(&mut self) {
+            self.1.send("target").unwrap();
+        }
+    }
+
+    let (sender, order) = mpsc::channel();
+    let told = Mutex::new(sender.clone());
+    let released = Arc::new(move || told.lock().unwrap().send("lease").unwrap());
+    let (_capture, lease) = watched_lease(picture(), released);
+    let pool = CopyPool::new(1).unwrap();
+    let target = Leaving(target(DrmFourcc::Xrgb8888), sender);
+    copy_with(&pool, lease, vec![FRAME.full()], Box::new(target)).unwrap();
+    assert_eq!(order.try_iter().collect::<Vec<_>>(), ["target", "lease"]);
 }

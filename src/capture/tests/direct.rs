@@ -272,6 +272,59 @@ fn memory_under_a_job_is_written_by_nobody_else_whatever_becomes_of_its_frame() 
 }
 
 #[test]
+fn memory_under_a_copy_gets_no_job_and_no_other_copy_whatever_becomes_of_its_frame() {
+    for closed in [false, true] {
+        let mut rig = rig();
+        let mut session = rig.streaming();
+        let request = rig.ask(session, 7);
+        rig.capture.refuse_direct(session);
+        let job = rig.commit_ring(&[rect(0, 0, 8, 8)]).unwrap();
+        let copy = rig.complete(job);
+        assert_eq!(delivered(&copy), [session]);
+        // The frame object is destroyed while a worker copies, and perhaps its session; the next one names the same memory.
+        rig.capture.cancel(request);
+        rig.capture.invalidate_session(session);
+        if closed {
+            rig.capture.close_session(session);
+            session = rig.capture.open_session(ClientId(1), COPY);
+        }
+        rig.ask(session, 7);
+        // Other memory is free.
+        let other = rig.capture.open_session(ClientId(2), COPY);
+        rig.ask(other, 8);
+        assert_eq!(delivered(&rig.poll()), [other]);
+        rig.capture.close_session(other);
+        rig.capture.committed(&[rect(8, 8, 8, 8)], None);
+        assert_eq!((rig.candidate(), rig.demand()), (None, Demand::None));
+        assert!(rig.commit_ring(&[]).is_err(), "it would be copied there");
+        drop(copy);
+        assert!(rig.poll().is_empty());
+        assert_eq!(
+            (rig.candidate(), rig.demand()),
+            (Some(session), Demand::Now)
+        );
+        let job = rig.commit_direct(&[]).unwrap();
+        let (_, damage) = written(&rig.complete(job)).unwrap();
+        assert_eq!(damage, [format().full()]);
+    }
+}
+
+#[test]
+fn memory_that_a_copy_without_end_may_write_gets_no_job_and_other_memory_does() {
+    let mut rig = rig();
+    let session = rig.streaming();
+    rig.ask(session, 7);
+    rig.capture.refuse_target(TargetId(8));
+    assert_eq!(rig.candidate(), Some(session));
+    rig.capture.refuse_target(TargetId(7));
+    assert_eq!(rig.candidate(), None);
+    let job = rig.commit_ring(&[rect(0, 0, 8, 8)]).unwrap();
+    assert_eq!(delivered(&rig.complete(job)), [session]);
+    rig.ask(session, 8);
+    assert_eq!(rig.candidate(), Some(session));
+}
+
+#[test]
 fn an_overdue_job_is_never_believed_and_its_memory_is_free_with_its_fence_or_with_a_proof() {
     for proof in [false, true] {
         let mut rig = rig();

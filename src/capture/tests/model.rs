@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 pub use self::ops::{op, Op};
 use super::*;
-use crate::capture::ring::SlotState;
+use crate::capture::ring::{LeaseId, SlotState};
 
 /// The screen as cells of 8x8 pixels; each holds the number of the commit that changed it last.
 const CELLS: usize = 8;
@@ -109,6 +109,8 @@ pub struct World {
     frames: BTreeMap<FrameSeq, (Shows, SlotId, JobId)>,
     viewers: BTreeMap<SessionId, Viewer>,
     pub leases: Vec<Lease>,
+    /// The memory that the frame of a lease is copied into as long as that is there.
+    copying: BTreeMap<LeaseId, u64>,
     voids: Vec<(SessionId, FrameSeq)>,
     sampled: Vec<(SlotId, SessionId, u64)>,
     pub delivered: BTreeMap<SessionId, u64>,
@@ -138,6 +140,7 @@ impl World {
             frames: BTreeMap::new(),
             viewers: BTreeMap::new(),
             leases: Vec::new(),
+            copying: BTreeMap::new(),
             voids: Vec::new(),
             sampled: Vec::new(),
             delivered: BTreeMap::new(),
@@ -205,7 +208,10 @@ impl World {
             "not alone"
         );
         let target = *candidate.buffer.downcast_ref::<u64>().unwrap();
-        assert!(!self.is_written(target), "two jobs write the same memory");
+        assert!(
+            !self.is_written(target),
+            "the same memory is written already"
+        );
         assert!(cursor.serves(self.viewers[&session].view));
         self.capture.arm_direct(job, candidate, cursor);
         self.flying.push(Flying {
@@ -222,7 +228,9 @@ impl World {
     fn is_written(&self, target: u64) -> bool {
         let flying = self.flying.iter().map(|flying| flying.place);
         let mut places = flying.chain(self.overdue.iter().map(|late| late.place));
+        let copied = |lease: &Lease| self.copying.get(&lease.id) == Some(&target);
         places.any(|place| matches!(place, Place::Target(have, _) if have == target))
+            || self.leases.iter().any(copied)
     }
 
     /// A session was told that its frame is in the memory that it named, written by `stamp`.
@@ -446,12 +454,13 @@ impl World {
                     damage,
                 } => {
                     self.check_delivery(session, request, &lease, &damage);
-                    self.leases.push(lease);
                     if let Some(target) = self.viewers[&session].target {
-                        assert!(!self.is_written(target), "copied where the hardware writes");
+                        assert!(!self.is_written(target), "copied where others write");
+                        self.copying.insert(lease.id, target);
                         self.copies += 1;
                         self.hand_over(session, target, u64::MAX - self.copies);
                     }
+                    self.leases.push(lease);
                 }
                 CaptureEvent::Written {
                     session,

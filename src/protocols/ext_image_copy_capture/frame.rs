@@ -82,6 +82,11 @@ impl CopyFrame {
         self.object.client()
     }
 
+    /// A picture is there, and its copy under way or about to be.
+    pub(super) fn is_copied(&self) -> bool {
+        self.stage == Stage::Copying
+    }
+
     /// The buffer, if the client still has it.
     pub(super) fn buffer(&self) -> Option<&WlBuffer> {
         self.buffer.as_ref().filter(|buffer| buffer.is_alive())
@@ -228,9 +233,11 @@ fn start_anew<D: CaptureHandler>(state: &mut D, source: &CopySource) {
 fn request<D: CaptureHandler>(state: &mut D, key: FrameKey, source: &CopySource) {
     let now = state.now();
     let frame = state.capture_protocols().copy.frame_mut(key);
-    let target = frame
-        .and_then(|frame| frame.buffer.as_ref())
-        .and_then(|buffer| target::memory(buffer, source.of.takes_passthrough()));
+    let buffer = frame.and_then(|frame| frame.buffer.clone());
+    let target = buffer.and_then(|buffer| {
+        let passthrough = source.of.takes_passthrough() && !state.is_held(&buffer);
+        target::memory(&buffer, passthrough)
+    });
     let requested = match source.of.capture(state) {
         Some(capture) => capture.request_into(source.id, target, now),
         None => return fail(state, key, FailureReason::Stopped),

@@ -80,6 +80,17 @@ impl CopyCaptures {
         &mut self.running
     }
 
+    /// The clients of frames that are copied.
+    pub(super) fn copied_for(&self) -> impl Iterator<Item = Client> + '_ {
+        let frames = self
+            .sessions
+            .values()
+            .filter_map(|session| session.frame.as_ref());
+        frames
+            .filter(|frame| frame.is_copied())
+            .filter_map(CopyFrame::client)
+    }
+
     pub(super) fn session_count(&self) -> usize {
         self.sessions.len()
     }

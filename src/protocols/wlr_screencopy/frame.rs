@@ -120,6 +120,11 @@ impl ScreencopyFrame {
         matches!(self.stage, Stage::Over)
     }
 
+    /// A picture is there, and its copy under way or about to be.
+    pub(super) fn is_copied(&self) -> bool {
+        matches!(self.stage, Stage::Copying(_))
+    }
+
     pub(super) fn is_of(&self, output: &Output) -> bool {
         self.told
             .as_ref()

@@ -63,6 +63,12 @@ impl Screencopies {
         &mut self.running
     }
 
+    /// The clients of frames that are copied.
+    pub(super) fn copied_for(&self) -> impl Iterator<Item = Client> + '_ {
+        let frames = self.frames.values().filter(|frame| frame.is_copied());
+        frames.filter_map(ScreencopyFrame::client)
+    }
+
     pub(super) fn session_count(&self) -> usize {
         self.clients
             .values()
