@@ -11,6 +11,7 @@ use crate::{
     },
     control::capture_report,
     faults::assert_clean,
+    fences::Stopped,
     film::Film,
     machine::{self, vkms_crc, Guest, Machine, Output, SECOND},
     stage::{Setup, Stage, Summary},
@@ -289,5 +290,35 @@ fn what_was_mapped_before_the_lock_shows_neither_the_lock_nor_anything_after_it(
         println!("{summary:?}");
         assert_eq!(summary.get("rendered_bytes"), 0);
         assert!(summary.get("leased") >= 40);
+    });
+}
+
+#[test]
+fn fences_on_what_was_leased_delay_neither_the_display_nor_other_captures() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(RENDER).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let (mut eyes, mut other) = (Eyes::new(&stage), Eyes::new(&stage));
+        let mut known = Vec::new();
+        for n in 1..30 {
+            painter.present(&mut client, n).unwrap();
+            let frame = eyes.export();
+            if known.iter().all(|(id, _)| *id != frame.buffer_id()) {
+                known.push((frame.buffer_id(), frame.fd()));
+            }
+        }
+        assert!(known.len() >= 2, "{} buffers", known.len());
+        let stopped = Stopped::new();
+        known.iter().for_each(|(_, fd)| stopped.hold(fd));
+        for n in 30..90 {
+            painter.present(&mut client, n).unwrap();
+            let copied = other.session.capture(&mut other.client, &other.buffer, &[]);
+            copied.unwrap().frame();
+            picture_of(&other.buffer).assert_same(&painter.expected(), &format!("copy of {n}"));
+        }
+        drop((stopped, eyes, other));
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert_clean(&guest.dmesg());
     });
 }
