@@ -7,10 +7,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Arc,
-    },
+    sync::{Arc, OnceLock},
 };
 
 use drm::control::Device as _;
@@ -28,7 +25,7 @@ use crate::{
     capture::{FrameFormat, SlotMemory},
     kms::{
         fence::{self, ready},
-        mapping::{in_step, CpuAccess},
+        mapping::{self, in_step, CpuAccess},
         Framebuffer, Mapping,
     },
     render::Canvas,
@@ -60,7 +57,13 @@ impl ScanoutBuffer {
     /// Whether a descriptor of its memory was given away.
     pub fn is_exposed(&self) -> bool {
         let memory = self.readable.as_ref();
-        memory.is_some_and(|memory| memory.exposed.load(Ordering::Relaxed))
+        memory.is_some_and(|memory| memory.own_references.get().is_some())
+    }
+
+    /// Whether somebody else may still have a descriptor or a mapping of its memory.
+    pub fn is_kept_elsewhere(&self) -> bool {
+        let memory = self.readable.as_ref();
+        memory.is_some_and(|memory| memory.is_kept_elsewhere())
     }
 }
 
@@ -73,13 +76,29 @@ pub struct ReadableScanout {
     read_only: bool,
     /// The plane does not wait for fences that others put there.
     has_fence: bool,
-    exposed: AtomicBool,
+    /// How often the dma-buf is open for the [`ScanoutBuffer`] alone; known from the moment that a descriptor is given away.
+    own_references: OnceLock<Option<u64>>,
 }
 
 impl ReadableScanout {
     /// How the pixels lie there.
     pub fn format(&self) -> FrameFormat {
         self.format
+    }
+
+    fn is_kept_elsewhere(&self) -> bool {
+        match self.own_references.get() {
+            None => false,
+            Some(own) => match (own, mapping::references(self.dmabuf.as_fd())) {
+                (Some(own), Ok(all)) => all > *own,
+                (None, _) | (_, Err(_)) => true,
+            },
+        }
+    }
+
+    fn expose(&self) {
+        self.own_references
+            .get_or_init(|| mapping::references(self.dmabuf.as_fd()).ok());
     }
 
     /// Shows the bytes to `f`, in step with the hardware's caches. Those of a buffer that can be lent need no word to the
@@ -99,12 +118,12 @@ impl ReadableScanout {
 
 impl SlotMemory for ReadableScanout {
     fn export(&self) -> io::Result<OwnedFd> {
-        self.exposed.store(true, Ordering::Relaxed);
+        self.expose();
         self.dmabuf.try_clone()
     }
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
-        self.exposed.store(true, Ordering::Relaxed);
+        self.expose();
         Some(self.dmabuf.as_fd())
     }
 
@@ -252,7 +271,7 @@ fn software_canvas(fd: &DrmDeviceFd, buffer: &GbmBuffer) -> io::Result<(Canvas, 
         format,
         read_only,
         has_fence: false,
-        exposed: AtomicBool::new(false),
+        own_references: OnceLock::new(),
     };
     Ok((canvas, readable))
 }
