@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
@@ -108,6 +108,38 @@ impl AsFd for Fence {
 impl fmt::Debug for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Fence").field(&self.as_fd()).finish()
+    }
+}
+
+/// `struct dma_buf_export_sync_file` of linux/dma-buf.h.
+#[repr(C)]
+struct ExportSyncFile {
+    flags: u32,
+    fd: i32,
+}
+
+/// DMA_BUF_IOCTL_EXPORT_SYNC_FILE, since Linux 6.0.
+const EXPORT_SYNC_FILE: rustix::ioctl::Opcode = opcode::read_write::<ExportSyncFile>(b'b', 2);
+
+/// DMA_BUF_SYNC_RW.
+const READ_AND_WRITE: u32 = 3;
+
+/// A sync_file that has signalled, made of a dma-buf that nobody uses yet.
+///
+/// # Errors
+/// The kernel is too old, or out of descriptors; or somebody uses the dma-buf.
+pub fn signalled(unused: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let mut export = ExportSyncFile {
+        flags: READ_AND_WRITE,
+        fd: -1,
+    };
+    // SAFETY: the opcode reads and writes exactly a `struct dma_buf_export_sync_file`.
+    unsafe { ioctl(unused, Updater::<EXPORT_SYNC_FILE, _>::new(&mut export)) }?;
+    // SAFETY: the kernel made this descriptor for us, and nobody else has it.
+    let fence = unsafe { OwnedFd::from_raw_fd(export.fd) };
+    match sync_file_status(fence.as_fd()) {
+        FenceStatus::Signaled => Ok(fence),
+        FenceStatus::Pending | FenceStatus::Failed(_) => Err(Errno::BUSY),
     }
 }
 

@@ -130,7 +130,8 @@ impl Pipeline {
             target: (at.x, at.y, side(size.w), side(size.h)),
         };
         request.show(props, placement);
-        if let (Some(fence), Some(property)) = (&update.in_fence, props.in_fence_fd) {
+        let fence = update.in_fence.as_ref().or(update.fb.own_fence());
+        if let (Some(fence), Some(property)) = (fence, props.in_fence_fd) {
             // The kernel reads a signed descriptor number; ours are never negative.
             request.set(props.id, property, i64::from(fence.as_raw_fd()) as u64);
         }

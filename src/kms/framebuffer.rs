@@ -3,7 +3,7 @@
 //! Dropping the last reference removes the framebuffer from the kernel, and a removed framebuffer switches off the plane
 //! that shows it. So whoever shows one keeps it; see [`crate::kms::pipeline_io`].
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, fmt, os::fd::OwnedFd, sync::Arc};
 
 use drm::control::framebuffer;
 use drm_fourcc::DrmFormat;
@@ -23,6 +23,7 @@ pub struct Framebuffer {
     framebuffer: GbmFramebuffer,
     size: (u32, u32),
     memory: Option<Box<dyn Any + Send + Sync>>,
+    own_fence: Option<Arc<OwnedFd>>,
 }
 
 impl Framebuffer {
@@ -41,6 +42,7 @@ impl Framebuffer {
             framebuffer,
             size: (buffer.width(), buffer.height()),
             memory: None,
+            own_fence: None,
         }))
     }
 
@@ -72,6 +74,7 @@ impl Framebuffer {
             framebuffer,
             size: (side(size.w), side(size.h)),
             memory: None,
+            own_fence: None,
         }))
     }
 
@@ -88,7 +91,34 @@ impl Framebuffer {
             framebuffer,
             size,
             memory: Some(Box::new(buffer)),
+            own_fence: None,
         }))
+    }
+
+    /// For a buffer of our own of which others get descriptors. Who has one can put fences onto the memory, and a plane that
+    /// shows it waits for those unless it is given a fence to wait for instead: this one, which has signalled.
+    ///
+    /// # Errors
+    /// If no plane of the device takes the format and size.
+    pub fn from_gbm_with_fence(
+        fd: &DrmDeviceFd,
+        buffer: &GbmBuffer,
+        opaque: bool,
+        signalled: OwnedFd,
+    ) -> Result<Arc<Self>, Error> {
+        let framebuffer = framebuffer_from_bo(fd, buffer, opaque)
+            .map_err(|error| Error::io("adding a framebuffer")(error.source))?;
+        Ok(Arc::new(Self {
+            framebuffer,
+            size: (buffer.width(), buffer.height()),
+            memory: None,
+            own_fence: Some(Arc::new(signalled)),
+        }))
+    }
+
+    /// What a plane waits for if nobody knows of anything else.
+    pub fn own_fence(&self) -> Option<&Arc<OwnedFd>> {
+        self.own_fence.as_ref()
     }
 
     /// Its id.

@@ -2,7 +2,11 @@
 //!
 //! It must not know who may read or write when: that is decided by whoever owns the buffer.
 
-use std::{io, os::fd::OwnedFd, ptr::NonNull};
+use std::{
+    fs, io,
+    os::fd::{AsRawFd, OwnedFd},
+    ptr::NonNull,
+};
 
 use drm::buffer::Handle;
 use rustix::{
@@ -116,6 +120,20 @@ const SYNC_END: u64 = 4;
 /// DMA_BUF_IOCTL_SYNC, which takes a `struct dma_buf_sync`: flags in 64 bits.
 const DMA_BUF_IOCTL_SYNC: rustix::ioctl::Opcode = opcode::write::<u64>(b'b', 0);
 
+/// How often a dma-buf is open or mapped, in all processes.
+///
+/// # Errors
+/// The kernel does not tell, as without /proc.
+pub fn references(dmabuf: BorrowedFd<'_>) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", dmabuf.as_raw_fd()))?;
+    references_in(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn references_in(fdinfo: &str) -> Option<u64> {
+    let count = |line: &str| line.strip_prefix("count:")?.trim().parse().ok();
+    fdinfo.lines().find_map(count)
+}
+
 /// Does `f` between the two calls with which the kernel brings the caches in step.
 ///
 /// # Errors
@@ -137,4 +155,17 @@ fn sync(dmabuf: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
         unsafe { ioctl(dmabuf, Setter::<DMA_BUF_IOCTL_SYNC, u64>::new(flags)) }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_how_often_a_dma_buf_is_open() {
+        let told = "pos:\t0\nflags:\t02000000\nsize:\t1228800\ncount:\t3\nexp_name:\tdrm\n";
+        assert_eq!(references_in(told), Some(3));
+        assert_eq!(references_in("pos:\t0\n"), None);
+        assert_eq!(references_in("count:\t-1\n"), None);
+    }
 }

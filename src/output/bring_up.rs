@@ -121,6 +121,7 @@ impl Screen {
             refresh: refresh_of(&mode),
             buffers,
             chain: Chain::new(lendable),
+            given_away: Vec::new(),
             scene: SceneDamage::new(&output),
             mark: Mark::default(),
             marked: false,

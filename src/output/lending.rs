@@ -3,7 +3,9 @@
 //! `chain` says whether the display can do without one more buffer for a while, `capture` when it may be drawn into again.
 //! Descriptors of these buffers are with clients like those of a ring, and the display draws into them whether somebody
 //! captures or not. So a buffer that was given away is not drawn into any more, but gets new memory first, when the ring
-//! is renewed (the rights changed, the session was locked) and when nobody captures any longer.
+//! is renewed (the rights changed, the session was locked) and when nobody captures any longer. The old memory lives as long
+//! as somebody keeps a descriptor of it. So that this is not without bound, nothing more is leased while clients keep as many
+//! buffers as the screen has.
 
 #[cfg(test)]
 mod model;
@@ -13,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     chain::Chain,
     produce::RenderJob,
-    scanout::{self, ReadableScanout},
+    scanout::{self, ReadableScanout, ScanoutBuffer},
     screen::{Picture, Screen},
     StepContext,
 };
@@ -59,9 +61,13 @@ impl Screen {
         let size = (u32::from(width), u32::from(height));
         let memory = || scanout::allocate_one(&self.gbm, size, self.software);
         let (chain, buffers) = (&mut self.chain, &mut self.buffers);
+        let given_away = &mut self.given_away;
+        let retire = |old: ScanoutBuffer| {
+            given_away.extend(Some(old).filter(ScanoutBuffer::is_kept_elsewhere));
+        };
         let (mut used, mut failed) = (None, None);
         let drawn = context.renderer.draw(&scene, &mut self.scene, || {
-            match next_buffer(chain, buffers, memory) {
+            match next_buffer(chain, buffers, memory, retire) {
                 Ok(next) => {
                     let (index, buffer, age) = next?;
                     used = Some(index);
@@ -91,6 +97,10 @@ impl Screen {
         picture: &Picture,
     ) -> Option<RenderJob> {
         let memory = self.lendable(cursor, picture)?;
+        if self.has_given_away_too_much() {
+            self.chain.lend_nothing_until(context.now + PAUSE);
+            return None;
+        }
         self.take_back_lent(context.capture, context.now);
         let job = capture::JobId(self.next_job().0);
         let format = memory.format();
@@ -107,6 +117,15 @@ impl Screen {
             cursor,
             lent: true,
         })
+    }
+
+    /// Looks only if it may be so.
+    fn has_given_away_too_much(&mut self) -> bool {
+        let limit = self.buffers.len();
+        if self.given_away.len() >= limit {
+            self.given_away.retain(ScanoutBuffer::is_kept_elsewhere);
+        }
+        self.given_away.len() >= limit
     }
 
     fn lendable(&self, cursor: CursorInFrame, picture: &Picture) -> Option<Arc<ReadableScanout>> {
@@ -173,12 +192,13 @@ fn spend(chain: &mut Chain, is_exposed: impl Fn(usize) -> bool) {
     }
 }
 
-/// The buffer to draw into and its age, with new memory if it is spent. That it is spent and there is no memory is an error:
+/// The buffer to draw into and its age, with new memory if it is spent; what it had goes to `retire`. That it is spent and there is no memory is an error:
 /// the display waits a moment, and nobody sees what is not for him.
 fn next_buffer<'b, B, E>(
     chain: &mut Chain,
     buffers: &'b mut [B],
     memory: impl FnOnce() -> Result<B, E>,
+    retire: impl FnOnce(B),
 ) -> Result<Option<(usize, &'b mut B, usize)>, E> {
     let Some((index, mut age)) = chain.next() else {
         return Ok(None);
@@ -187,7 +207,7 @@ fn next_buffer<'b, B, E>(
         return Ok(None);
     };
     if chain.is_spent(index) {
-        *buffer = memory()?;
+        retire(std::mem::replace(buffer, memory()?));
         chain.replaced(index);
         age = 0;
     }

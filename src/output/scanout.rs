@@ -7,10 +7,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Arc,
-    },
+    sync::{Arc, OnceLock},
 };
 
 use drm::control::Device as _;
@@ -27,8 +24,8 @@ use super::chain::BUFFERS;
 use crate::{
     capture::{FrameFormat, SlotMemory},
     kms::{
-        fence::ready,
-        mapping::{in_step, CpuAccess},
+        fence::{self, ready},
+        mapping::{self, in_step, CpuAccess},
         Framebuffer, Mapping,
     },
     render::Canvas,
@@ -51,14 +48,22 @@ pub struct ScanoutBuffer {
 impl ScanoutBuffer {
     /// The memory that may be given to clients, if it may.
     pub fn lendable(&self) -> Option<&Arc<ReadableScanout>> {
-        // Whoever is given a descriptor that can be written could draw on the screen.
-        self.readable.as_ref().filter(|memory| memory.read_only)
+        // Whoever is given a descriptor that can be written could draw on the screen, and with any descriptor it could keep
+        // the screen from being flipped if the kernel listened to its fences.
+        let may_be_given = |memory: &&Arc<ReadableScanout>| memory.read_only && memory.has_fence;
+        self.readable.as_ref().filter(may_be_given)
     }
 
     /// Whether a descriptor of its memory was given away.
     pub fn is_exposed(&self) -> bool {
         let memory = self.readable.as_ref();
-        memory.is_some_and(|memory| memory.exposed.load(Ordering::Relaxed))
+        memory.is_some_and(|memory| memory.own_references.get().is_some())
+    }
+
+    /// Whether somebody else may still have a descriptor or a mapping of its memory.
+    pub fn is_kept_elsewhere(&self) -> bool {
+        let memory = self.readable.as_ref();
+        memory.is_some_and(|memory| memory.is_kept_elsewhere())
     }
 }
 
@@ -69,7 +74,10 @@ pub struct ReadableScanout {
     mapping: Mapping,
     format: FrameFormat,
     read_only: bool,
-    exposed: AtomicBool,
+    /// The plane does not wait for fences that others put there.
+    has_fence: bool,
+    /// How often the dma-buf is open for the [`ScanoutBuffer`] alone; known from the moment that a descriptor is given away.
+    own_references: OnceLock<Option<u64>>,
 }
 
 impl ReadableScanout {
@@ -78,26 +86,44 @@ impl ReadableScanout {
         self.format
     }
 
-    /// Shows the bytes to `f`, in step with the hardware's caches.
+    fn is_kept_elsewhere(&self) -> bool {
+        match self.own_references.get() {
+            None => false,
+            Some(own) => match (own, mapping::references(self.dmabuf.as_fd())) {
+                (Some(own), Ok(all)) => all > *own,
+                (None, _) | (_, Err(_)) => true,
+            },
+        }
+    }
+
+    fn expose(&self) {
+        self.own_references
+            .get_or_init(|| mapping::references(self.dmabuf.as_fd()).ok());
+    }
+
+    /// Shows the bytes to `f`, in step with the hardware's caches. Those of a buffer that can be lent need no word to the
+    /// kernel, as it is drawn without one too ([`canvas_on`]), and the word would wait for the fences of clients.
     ///
     /// # Errors
     /// The kernel cannot synchronise.
     pub fn with_bytes<T>(&self, f: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
-        in_step(&self.dmabuf, CpuAccess::Read, || {
-            // SAFETY: the chain keeps the buffer from being drawn into as long as a copy reads it or it is lent.
-            f(unsafe { self.mapping.bytes() })
-        })
+        // SAFETY: the chain keeps the buffer from being drawn into as long as a copy reads it or it is lent.
+        let read = || f(unsafe { self.mapping.bytes() });
+        match self.read_only {
+            true => Ok(read()),
+            false => in_step(&self.dmabuf, CpuAccess::Read, read),
+        }
     }
 }
 
 impl SlotMemory for ReadableScanout {
     fn export(&self) -> io::Result<OwnedFd> {
-        self.exposed.store(true, Ordering::Relaxed);
+        self.expose();
         self.dmabuf.try_clone()
     }
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
-        self.exposed.store(true, Ordering::Relaxed);
+        self.expose();
         Some(self.dmabuf.as_fd())
     }
 
@@ -186,21 +212,26 @@ pub fn allocate_one(
             )
             .map_err(|error| failed("no scanout buffer")(&error))?
     };
-    let framebuffer = Framebuffer::from_gbm(fd, &buffer, true)
-        .map_err(|error| failed("no framebuffer")(&error))?;
-    let (canvas, readable) = match software {
+    let (canvas, readable, fence) = match software {
         true => {
-            let (canvas, readable) =
+            let (canvas, mut readable) =
                 software_canvas(fd, &buffer).map_err(|error| failed("no mapping")(&error))?;
-            (canvas, Some(Arc::new(readable)))
+            let fence = fence::signalled(readable.dmabuf.as_fd()).ok();
+            readable.has_fence = fence.is_some();
+            (canvas, Some(Arc::new(readable)), fence)
         }
         false => {
             let dmabuf = buffer
                 .export()
                 .map_err(|error| failed("no export")(&error))?;
-            (Canvas::Dmabuf(dmabuf), None)
+            (Canvas::Dmabuf(dmabuf), None, None)
         }
     };
+    let framebuffer = match fence {
+        Some(fence) => Framebuffer::from_gbm_with_fence(fd, &buffer, true, fence),
+        None => Framebuffer::from_gbm(fd, &buffer, true),
+    }
+    .map_err(|error| failed("no framebuffer")(&error))?;
     Ok(ScanoutBuffer {
         canvas,
         framebuffer,
@@ -239,7 +270,8 @@ fn software_canvas(fd: &DrmDeviceFd, buffer: &GbmBuffer) -> io::Result<(Canvas, 
         mapping,
         format,
         read_only,
-        exposed: AtomicBool::new(false),
+        has_fence: false,
+        own_references: OnceLock::new(),
     };
     Ok((canvas, readable))
 }

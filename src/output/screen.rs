@@ -69,6 +69,8 @@ pub struct Screen {
     pub(super) refresh: Duration,
     pub(super) buffers: Vec<ScanoutBuffer>,
     pub(super) chain: Chain,
+    /// What was on the screen, and is kept by those that it was leased to; whole, so that its references can be counted.
+    pub(super) given_away: Vec<ScanoutBuffer>,
     pub(super) scene: SceneDamage,
     /// Shown while `marked`: somebody captures this screen, and the operator wants the user to see that.
     pub(super) mark: Mark,

@@ -11,6 +11,7 @@ use crate::{
     },
     control::capture_report,
     faults::assert_clean,
+    fences::Stopped,
     film::Film,
     machine::{self, vkms_crc, Guest, Machine, Output, SECOND},
     stage::{Setup, Stage, Summary},
@@ -289,5 +290,77 @@ fn what_was_mapped_before_the_lock_shows_neither_the_lock_nor_anything_after_it(
         println!("{summary:?}");
         assert_eq!(summary.get("rendered_bytes"), 0);
         assert!(summary.get("leased") >= 40);
+    });
+}
+
+#[test]
+fn fences_on_what_was_leased_delay_neither_the_display_nor_other_captures() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(RENDER).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let (mut eyes, mut other) = (Eyes::new(&stage), Eyes::new(&stage));
+        let mut known = Vec::new();
+        for n in 1..30 {
+            painter.present(&mut client, n).unwrap();
+            let frame = eyes.export();
+            if known.iter().all(|(id, _)| *id != frame.buffer_id()) {
+                known.push((frame.buffer_id(), frame.fd()));
+            }
+        }
+        assert!(known.len() >= 2, "{} buffers", known.len());
+        let stopped = Stopped::new();
+        known.iter().for_each(|(_, fd)| stopped.hold(fd));
+        for n in 30..90 {
+            painter.present(&mut client, n).unwrap();
+            let copied = other.session.capture(&mut other.client, &other.buffer, &[]);
+            copied.unwrap().frame();
+            picture_of(&other.buffer).assert_same(&painter.expected(), &format!("copy of {n}"));
+        }
+        drop((stopped, eyes, other));
+        let summary = stage.finish("Virtual-1");
+        println!("{summary:?}");
+        assert_clean(&guest.dmesg());
+    });
+}
+
+#[test]
+fn whoever_keeps_all_that_it_was_ever_leased_gets_copies_in_the_end() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().with(RENDER).start(guest);
+        let (mut client, mut painter) = stage.painter();
+        let leased = || capture_report(guest).leased;
+        let mut kept = std::collections::BTreeMap::new();
+        let mut round = |painter: &mut Painter| {
+            let before = leased();
+            let mut eyes = Eyes::new(&stage);
+            for n in 0..10 {
+                painter.present(&mut client, n).unwrap();
+                let frame = eyes.export();
+                frame.picture().assert_same(&painter.expected(), "a frame");
+                kept.insert(frame.buffer_id(), frame.fd());
+            }
+            let by_lease = leased() - before;
+            drop(eyes);
+            // All that was given away gets new memory, and leases begin again.
+            for n in 10..90 {
+                painter.present(&mut client, n).unwrap();
+            }
+            (by_lease, kept.len())
+        };
+        let rounds: Vec<_> = (0..14).map(|_| round(&mut painter)).collect();
+        println!("leased, and memories so far: {rounds:?}");
+        assert!(rounds[0].0 > 0, "nothing is leased to begin with");
+        // Seven that the screen has, as many that it had before, and those of the ring.
+        assert!(rounds.iter().all(|(_, memories)| *memories <= 18));
+        drop(kept);
+        let mut eyes = Eyes::new(&stage);
+        let before = leased();
+        for n in 0..120 {
+            painter.present(&mut client, n).unwrap();
+            drop(eyes.export());
+        }
+        assert!(leased() > before, "it has let go of all");
+        drop(eyes);
+        println!("{:?}", stage.finish("Virtual-1"));
     });
 }

@@ -239,10 +239,11 @@ impl World {
     fn draw(&mut self) {
         self.picture += 1;
         let allocated = &mut self.allocated;
-        let next = next_buffer(&mut self.chain, &mut self.buffers, || {
+        let memory = || {
             *allocated += 1;
             Ok::<_, Infallible>(Arc::default())
-        });
+        };
+        let next = next_buffer(&mut self.chain, &mut self.buffers, memory, drop);
         let Some((index, memory, _)) = next.unwrap() else {
             panic!("the display has no buffer to draw into");
         };
