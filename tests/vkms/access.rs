@@ -21,7 +21,7 @@ use wayland_protocols::wp::security_context::v1::client::{
 use crate::{
     clients::{identify, programs, Client, Exporter, State},
     machine::{self, Machine, SECOND},
-    rights::{sees, CAPTURE},
+    rights::{sees, CAPTURE, LOCK},
     stage::Setup,
 };
 
@@ -60,10 +60,12 @@ fn a_sandboxed_client_sees_no_capture_global_and_cannot_make_a_sandbox() {
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default().start(guest);
         let mut outside = stage.client();
-        assert_eq!(sees(&outside, &CAPTURE), [true; 3]);
+        assert_eq!(sees(&outside, &CAPTURE), [true; 6]);
+        assert_eq!(sees(&outside, &LOCK), [true]);
         assert_eq!(sees(&outside, &[CONTEXTS]), [true]);
         let (inside, _end) = sandboxed(&mut outside, "org.example.Game");
-        assert_eq!(sees(&inside, &CAPTURE), [false; 3]);
+        assert_eq!(sees(&inside, &CAPTURE), [false; 6]);
+        assert_eq!(sees(&inside, &LOCK), [false]);
         assert_eq!(sees(&inside, &[CONTEXTS]), [false]);
         assert_eq!(sees(&inside, &["wl_output", "xdg_wm_base"]), [true; 2]);
         stage.finish("Virtual-1");
@@ -78,8 +80,12 @@ fn a_rule_lets_one_sandboxed_app_capture_and_its_name_is_in_the_audit() {
         let (mut outside, mut painter) = stage.painter();
         painter.present(&mut outside, 5).unwrap();
         let (other, _end) = sandboxed(&mut outside, "org.example.Game");
-        assert_eq!(sees(&other, &CAPTURE), [false; 3]);
+        assert_eq!(sees(&other, &CAPTURE), [false; 6]);
+        assert_eq!(sees(&other, &LOCK), [false]);
         let (mut cast, _end) = sandboxed(&mut outside, "org.example.Cast");
+        // A rule is about capture alone.
+        assert_eq!(sees(&cast, &CAPTURE), [true; 6]);
+        assert_eq!(sees(&cast, &LOCK), [false]);
         let exporter = Exporter::new(&cast).unwrap();
         let output = cast.output(None).unwrap();
         let frame = exporter.capture(&mut cast, &output, true).unwrap().frame();
@@ -159,7 +165,8 @@ fn an_allow_list_admits_exactly_the_named_program() {
         let stage = Setup::default().with(&access).start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 1).unwrap();
-        assert_eq!(sees(&client, &CAPTURE), [false; 3]);
+        assert_eq!(sees(&client, &CAPTURE), [false; 6]);
+        assert_eq!(sees(&client, &LOCK), [false]);
         for protocol in ["export", "copy"] {
             let capture = |path: &Path| {
                 let mut command = std::process::Command::new(path);
@@ -198,13 +205,16 @@ fn clients_of_the_privileged_socket_have_the_rights_that_others_have_not() {
         let stage = Setup::default().with(access).start(guest);
         let (mut public, mut painter) = stage.painter();
         painter.present(&mut public, 3).unwrap();
-        assert_eq!(sees(&public, &CAPTURE), [false; 3]);
+        assert_eq!(sees(&public, &CAPTURE), [false; 6]);
+        assert_eq!(sees(&public, &LOCK), [false]);
         let socket = runtime("wayland-privileged");
         assert_eq!(
             fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
             0o600
         );
         let mut privileged = Client::connect(socket).unwrap();
+        assert_eq!(sees(&privileged, &CAPTURE), [true; 6]);
+        assert_eq!(sees(&privileged, &LOCK), [true]);
         let exporter = Exporter::new(&privileged).unwrap();
         let output = privileged.output(None).unwrap();
         let frame = exporter
