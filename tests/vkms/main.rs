@@ -14,6 +14,7 @@ mod clients;
 mod machine;
 
 mod access;
+mod audit;
 mod bad_captures;
 mod bad_inputs;
 mod capture;
