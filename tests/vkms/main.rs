@@ -25,6 +25,7 @@ mod copies;
 mod cursor;
 mod cursor_matrix;
 mod faults;
+mod figures;
 mod film;
 mod foreign;
 mod gpu_copies;
