@@ -186,9 +186,10 @@ fn a_sandbox_whose_socket_does_not_listen_is_an_error_and_harms_nobody() {
 fn what_a_sandbox_is_told_twice_or_too_late_is_an_error() {
     const ALREADY_USED: u32 = 1;
     const ALREADY_SET: u32 = 2;
+    type Provoke = fn(&Context);
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default().start(guest);
-        let cases: [(&str, u32, fn(&Context)); 5] = [
+        let cases: [(&str, u32, Provoke); 5] = [
             ("the engine twice", ALREADY_SET, |context| {
                 context.set_sandbox_engine("one".to_owned());
                 context.set_sandbox_engine("two".to_owned());
