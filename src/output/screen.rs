@@ -36,7 +36,7 @@ use crate::{
     capture::{self, PerView},
     config::{Indicator, ProducerChoice},
     geometry::Rect,
-    kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate},
+    kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate, Refuse},
     render::{Drawn, Mark, SceneDamage, SlotDamage},
     time::Time,
 };
@@ -258,11 +258,21 @@ impl Screen {
         let starved = self.starved_until.filter(|until| *until > now);
         match (plan, starved) {
             (Plan::Commit { job, force: true }, Some(until))
-                if job == Some(ArmKind::Normal) && !situation.dirty =>
+                if !situation.dirty && self.is_for_a_frame(job, now) =>
             {
                 Plan::Wait(Some(until))
             }
             _ => plan,
+        }
+    }
+
+    /// Whether a commit that shows nothing new is for a captured frame alone: neither a probe nor one of the commits that
+    /// come before the first job.
+    fn is_for_a_frame(&self, job: Option<ArmKind>, now: Time) -> bool {
+        match job {
+            Some(ArmKind::Normal) => true,
+            Some(ArmKind::Kick | ArmKind::Canary) => false,
+            None => self.pipeline.may_arm(now) != Err(Refuse::NotYet),
         }
     }
 
@@ -279,7 +289,7 @@ impl Screen {
         };
         let frame = self.frame_state(&picture);
         let mut armed = self.arm_jobs(context, job, &picture);
-        if picture.still && job == Some(ArmKind::Normal) && armed.is_empty() {
+        if picture.still && armed.is_empty() && self.is_for_a_frame(job, context.now) {
             // Whoever waits for a slot has nothing of a flip without a frame, and nobody else has. Releases and deadlines
             // of the slots wake us; a look once in a refresh is for what nobody tells us of.
             self.starved_until = Some(context.now + self.refresh);

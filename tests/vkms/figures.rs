@@ -107,9 +107,20 @@ fn a_stalled_connector_is_said_to_be_stalled() {
 
 #[test]
 fn holders_that_never_release_are_in_the_figures_and_so_is_what_they_cost() {
-    machine::boot(Machine::default(), |guest| {
-        let lines = "[capture]\nhold_deadline_ms = 60000\nquota = 2\nring_slots = 4\n";
-        let stage = Setup::default().with(lines).start(guest);
+    hold_all("");
+}
+
+#[test]
+fn holders_of_rendered_frames_are_in_the_figures_and_so_is_what_they_cost() {
+    hold_all("producer = 'render'\nlease_primary = false\n");
+}
+
+fn hold_all(lines: &'static str) {
+    machine::boot(Machine::default(), move |guest| {
+        let four = "[capture]\nhold_deadline_ms = 60000\nquota = 2\nring_slots = 4\n";
+        let stage = Setup::default()
+            .with(&format!("{four}{lines}"))
+            .start(guest);
         let (mut client, mut painter) = stage.painter();
         let mut n = 0;
         let mut held = Vec::new();
