@@ -11,24 +11,17 @@ use std::{
 
 use anyhow::Context;
 use smithay::{
-    delegate_security_context,
     reexports::{
         rustix::{fs::Mode, process::umask},
         wayland_server::{Client, DisplayHandle},
     },
-    wayland::{
-        security_context::{
-            SecurityContext, SecurityContextHandler, SecurityContextListenerSource,
-            SecurityContextState,
-        },
-        socket::ListeningSocketSource,
-    },
+    wayland::{security_context::SecurityContextState, socket::ListeningSocketSource},
 };
 
-use super::{peer, sockets::ClientSocket, ClientState, Vitrine};
+use super::{peer, ClientState, Vitrine};
 use crate::{
     config::{AccessSection, Config},
-    policy::{Origin, Policy, Privilege, Sandbox},
+    policy::{Origin, Policy, Privilege},
     protocols,
 };
 
@@ -225,30 +218,3 @@ impl Vitrine {
         }
     }
 }
-
-impl SecurityContextHandler for Vitrine {
-    fn context_created(&mut self, source: SecurityContextListenerSource, context: SecurityContext) {
-        let sandbox = Sandbox {
-            engine: context.sandbox_engine,
-            app_id: context.app_id,
-            instance_id: context.instance_id,
-        };
-        tracing::info!(
-            target: "vitrine::access",
-            engine = ?sandbox.engine, app_id = ?sandbox.app_id, instance_id = ?sandbox.instance_id, "sandbox made"
-        );
-        let inserted =
-            self.event_loop
-                .insert_source(ClientSocket::foreign(source), move |connection, (), state| match connection {
-                    Ok(stream) => state.add_client_from(stream, Origin::Sandbox(sandbox.clone())),
-                    Err(error) => {
-                        tracing::warn!(target: "vitrine::access", %error, "the socket of a sandbox cannot be used and is closed");
-                    }
-                });
-        if let Err(error) = inserted {
-            tracing::warn!(target: "vitrine::access", %error, "the socket of a sandbox cannot be watched");
-        }
-    }
-}
-
-delegate_security_context!(Vitrine);

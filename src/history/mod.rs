@@ -106,7 +106,7 @@ fn write_one(
         ("Producer", format!("{:?}", info.producer).to_lowercase()),
         (
             "Presentation time (CLOCK_MONOTONIC, s)",
-            format!("{:.9}", info.presented.as_duration().as_secs_f64()),
+            seconds(info.presented.as_duration()),
         ),
     ];
     let out = OpenOptions::new()
@@ -122,6 +122,11 @@ fn write_one(
         let _ = fs::remove_file(&temporary);
     }
     renamed
+}
+
+/// All digits: a floating number has too few of them after some weeks.
+fn seconds(time: Duration) -> String {
+    format!("{}.{:09}", time.as_secs(), time.subsec_nanos())
 }
 
 fn encode(
@@ -149,6 +154,12 @@ mod tests {
         let written = write_all(Path::new("/proc/no/such"), Vec::new(), Duration::ZERO);
         assert!(written.files.is_empty());
         assert!(written.errors.join("").starts_with("/proc/no/such: "));
+    }
+
+    #[test]
+    fn times_are_exact_to_the_nanosecond_after_years() {
+        let time = Duration::new(300_000_000, 7);
+        assert_eq!(seconds(time), "300000000.000000007");
     }
 
     #[test]

@@ -77,7 +77,8 @@ fn words(text: &str) -> Vec<String> {
 fn capture_text(report: &CaptureReport) -> String {
     let skipped = &report.skipped;
     let state = match &report.unavailable {
-        Some(reason) => format!("no capture: {reason}"),
+        Some(reason) if report.trust == "none" => format!("no capture: {reason}"),
+        Some(reason) => format!("no capture, {}: {reason}", report.trust),
         None => format!("{}, {}; {}", report.producer, report.trust, report.reason),
     };
     let mut text = format!("{}: {state}\n", report.output);

@@ -212,7 +212,7 @@ impl Device {
         let result = self.0.io.commit(request, flags);
         self.0
             .counters
-            .commit(request.crtc, request.counted, &result);
+            .commit(request.crtc, flags, request.out_fence.is_some(), &result);
         Ok(result?.map(|fd| self.0.io.fence(fd)))
     }
 }

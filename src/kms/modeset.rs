@@ -15,7 +15,6 @@ use super::{
     request::AtomicRequest,
     saved::Blob,
     snapshot::Snapshot,
-    stats::Counted,
     writeback::WritebackConfig,
     Error,
 };
@@ -65,7 +64,7 @@ impl Pipeline {
         self.state.may_modeset().map_err(CommitError::from)?;
         let blob = Blob::mode(self.device.fd(), &mode)?;
         let attach = self.test_attached(&blob, frame)?;
-        let request = self.modeset_request(&blob, frame, attach.is_ok(), Counted::Modeset)?;
+        let request = self.modeset_request(&blob, frame, attach.is_ok())?;
         self.device
             .commit(&request.0, AtomicCommitFlags::ALLOW_MODESET)?;
 
@@ -106,7 +105,7 @@ impl Pipeline {
     /// Whether the modeset works with the writeback connector. Outer errors are about the device, not the connector.
     fn test_attached(&self, blob: &Blob, frame: &FrameState) -> Result<Result<(), String>, Error> {
         let test = |attach| -> Result<(), Error> {
-            let request = self.modeset_request(blob, frame, attach, Counted::Test)?;
+            let request = self.modeset_request(blob, frame, attach)?;
             Ok(self.device.commit(&request.0, TEST).map(|_| ())?)
         };
         if self.writeback_connector.is_none() {
@@ -134,9 +133,8 @@ impl Pipeline {
         blob: &Blob,
         frame: &FrameState,
         attach: bool,
-        counted: Counted,
     ) -> Result<(AtomicRequest, Vec<Blob>), Error> {
-        let mut request = AtomicRequest::new(self.crtc.id, counted);
+        let mut request = AtomicRequest::new(self.crtc.id);
         self.clear_conflicts(&mut request, &self.device.snapshot(false)?)?;
         request.enable(&self.crtc, blob.id());
         if let Some(head) = &self.head {
@@ -245,7 +243,7 @@ impl Pipeline {
     /// Takes our own planes off and leaves the CRTC running: a CRTC cannot be switched off under a plane, and the foreign
     /// ones are not ours to take off.
     fn leave_request(&self) -> AtomicRequest {
-        let mut request = AtomicRequest::new(self.crtc.id, Counted::Modeset);
+        let mut request = AtomicRequest::new(self.crtc.id);
         for props in self.plane_props.values() {
             request.hide(props);
         }
@@ -256,7 +254,7 @@ impl Pipeline {
     }
 
     fn off_request(&self) -> AtomicRequest {
-        let mut request = AtomicRequest::new(self.crtc.id, Counted::Modeset);
+        let mut request = AtomicRequest::new(self.crtc.id);
         for props in self.plane_props.values() {
             request.hide(props);
         }
@@ -307,7 +305,7 @@ impl Pipeline {
             .take()
             .filter(|saved| saved.framebuffers_exist(&fd))
         {
-            let mut request = AtomicRequest::new(self.crtc.id, Counted::Modeset);
+            let mut request = AtomicRequest::new(self.crtc.id);
             for props in self.plane_props.values() {
                 request.hide(props);
             }

@@ -22,7 +22,6 @@ use super::{
     request::AtomicRequest,
     ring_buffer::{Access, RingBuffer},
     saved::SavedState,
-    stats::Counted,
     topology::{Head, Planes, Sink},
     writeback::{Action, ArmKind, JobId, Pacing, Refuse, Verdict, Writeback, WritebackConfig},
     Error,
@@ -255,7 +254,7 @@ impl Pipeline {
         frame: &FrameState,
         writeback: Option<&Framebuffer>,
     ) -> Result<(), CommitError> {
-        let mut request = AtomicRequest::new(self.crtc.id, Counted::Test);
+        let mut request = AtomicRequest::new(self.crtc.id);
         let _blobs = self.fill(&mut request, frame)?;
         if let (Some(fb), Some(connector)) = (writeback, &self.writeback_connector) {
             request.write_back(connector, fb.id(), false);
@@ -283,7 +282,7 @@ impl Pipeline {
             Some(Ok(job)) => (Some(job), None),
             Some(Err(refuse)) => (None, Some(refuse)),
         };
-        let mut request = AtomicRequest::new(self.crtc.id, Counted::Frame { job: job.is_some() });
+        let mut request = AtomicRequest::new(self.crtc.id);
         let _blobs = self.fill(&mut request, frame)?;
         if let (Some((job, _, _)), Some(connector)) = (&job, &self.writeback_connector) {
             request.write_back(connector, job.fb.id(), true);

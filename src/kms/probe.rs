@@ -17,7 +17,6 @@ use super::{
     request::AtomicRequest,
     saved::Blob,
     snapshot::{bit, Connector, PlaneKind, Snapshot},
-    stats::Counted,
     topology::{assign, Assignment, Preferences, Sink, WritebackClass},
     Error,
 };
@@ -83,7 +82,7 @@ fn test_clone(
 ) -> Result<Result<(), CommitError>, Error> {
     let fd = device.fd();
     let blob = Blob::mode(fd, &mode)?;
-    let mut request = AtomicRequest::new(crtc, Counted::Test);
+    let mut request = AtomicRequest::new(crtc);
     request
         .enable(&CrtcProps::read(fd, crtc)?, blob.id())
         .route(&ConnectorProps::read(fd, head)?, Some(crtc))

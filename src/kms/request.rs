@@ -6,10 +6,7 @@ use drm::control::{
     atomic::AtomicModeReq, connector, crtc, framebuffer, plane, property, RawResourceHandle,
 };
 
-use super::{
-    props::{ConnectorProps, CrtcProps, PlaneProps},
-    stats::Counted,
-};
+use super::props::{ConnectorProps, CrtcProps, PlaneProps};
 
 /// A rectangle of a framebuffer in 16.16 fixed point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,18 +58,16 @@ pub struct AtomicRequest {
     /// Whether it routes a CRTC to a writeback connector; the fault plan can refuse that.
     pub(crate) attaches_writeback: bool,
     pub(crate) crtc: crtc::Handle,
-    pub(crate) counted: Counted,
 }
 
 impl AtomicRequest {
     /// An empty request; `crtc` is only for the counters.
-    pub(crate) fn new(crtc: crtc::Handle, counted: Counted) -> Self {
+    pub(crate) fn new(crtc: crtc::Handle) -> Self {
         Self {
             properties: AtomicModeReq::new(),
             out_fence: None,
             attaches_writeback: false,
             crtc,
-            counted,
         }
     }
 

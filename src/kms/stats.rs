@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Mutex};
 
-use drm::control::crtc;
+use drm::control::{crtc, AtomicCommitFlags};
 
 use super::io::CommitError;
 
@@ -43,14 +43,6 @@ impl Stats {
     }
 }
 
-/// What a commit was for, as far as counting goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Counted {
-    Test,
-    Modeset,
-    Frame { job: bool },
-}
-
 /// The live counters, shared by the device and its pipelines.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(Mutex<Stats>);
@@ -68,25 +60,27 @@ impl Counters {
         self.with(crtc, |c| c.flips += 1);
     }
 
+    /// Counts a commit by what the kernel was asked: its flags, and whether it has a job. What its maker meant it to be
+    /// is not asked, so that a frame with ALLOW_MODESET would be seen.
     pub(crate) fn commit<T>(
         &self,
         crtc: crtc::Handle,
-        what: Counted,
+        flags: AtomicCommitFlags,
+        job: bool,
         result: &Result<T, CommitError>,
     ) {
-        self.with(crtc, |c| match (what, result) {
-            (Counted::Test, _) => c.tests += 1,
-            (Counted::Modeset, Ok(_)) => {
+        let is_test = flags.contains(AtomicCommitFlags::TEST_ONLY);
+        let is_modeset = flags.contains(AtomicCommitFlags::ALLOW_MODESET);
+        self.with(crtc, |c| match result {
+            _ if is_test => c.tests += 1,
+            Ok(_) => {
                 c.commits += 1;
-                c.modesets += 1;
-            }
-            (Counted::Frame { job }, Ok(_)) => {
-                c.commits += 1;
+                c.modesets += u64::from(is_modeset);
                 c.jobs += u64::from(job);
             }
-            (_, Err(CommitError::Busy)) => c.busy += 1,
-            (_, Err(CommitError::NotMaster)) => c.not_master += 1,
-            (_, Err(_)) => c.refused += 1,
+            Err(CommitError::Busy) => c.busy += 1,
+            Err(CommitError::NotMaster) => c.not_master += 1,
+            Err(_) => c.refused += 1,
         });
     }
 
@@ -95,5 +89,59 @@ impl Counters {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const FRAME: AtomicCommitFlags =
+        AtomicCommitFlags::NONBLOCK.union(AtomicCommitFlags::PAGE_FLIP_EVENT);
+    const MODESET: AtomicCommitFlags = AtomicCommitFlags::ALLOW_MODESET;
+    const TEST: AtomicCommitFlags = AtomicCommitFlags::TEST_ONLY;
+
+    fn counted(commits: &[(AtomicCommitFlags, bool, Result<(), CommitError>)]) -> CrtcStats {
+        let crtc = drm::control::from_u32(7).unwrap();
+        let counters = Counters::default();
+        for (flags, job, result) in commits {
+            counters.commit(crtc, *flags, *job, result);
+        }
+        counters.read().of(crtc)
+    }
+
+    #[test]
+    fn a_modeset_is_what_has_the_flag_and_is_no_test() {
+        let stats = counted(&[
+            (MODESET, false, Ok(())),
+            (FRAME, true, Ok(())),
+            (TEST | MODESET, false, Ok(())),
+            (TEST, false, Err(CommitError::NoMemory)),
+        ]);
+        assert_eq!((stats.commits, stats.modesets), (2, 1));
+        assert_eq!((stats.tests, stats.jobs, stats.refused), (2, 1, 0));
+    }
+
+    #[test]
+    fn a_frame_that_may_set_a_mode_does_not_hide_among_the_frames() {
+        let stats = counted(&[(MODESET, false, Ok(())), (FRAME | MODESET, true, Ok(()))]);
+        assert_eq!((stats.commits, stats.modesets, stats.jobs), (2, 2, 1));
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_counted_by_its_reason_alone() {
+        let stats = counted(&[
+            (MODESET, false, Err(CommitError::Busy)),
+            (FRAME, true, Err(CommitError::NotMaster)),
+            (FRAME, true, Err(CommitError::NoMemory)),
+        ]);
+        let expected = CrtcStats {
+            busy: 1,
+            not_master: 1,
+            refused: 1,
+            ..Default::default()
+        };
+        assert_eq!(stats, expected);
     }
 }

@@ -153,6 +153,7 @@ impl Screen {
             callbacks_due: None,
             last_flip: Time::default(),
             retry_at: None,
+            starved_until: None,
             failures: 0,
             job_refusals: 0,
             next_job: 1,

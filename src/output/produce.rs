@@ -49,6 +49,13 @@ pub(super) struct ArmedJobs {
     pub rendered: Vec<RenderJob>,
 }
 
+impl ArmedJobs {
+    /// Nothing of the commit is captured.
+    pub fn is_empty(&self) -> bool {
+        self.writeback.is_none() && self.rendered.is_empty()
+    }
+}
+
 impl Screen {
     /// Tries once whether slots can be written.
     pub(super) fn check_render(&mut self, buffers: &CaptureBuffers) {

@@ -36,7 +36,7 @@ use crate::{
     capture::{self, PerView},
     config::{Indicator, ProducerChoice},
     geometry::Rect,
-    kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate},
+    kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate, Refuse},
     render::{Drawn, Mark, SceneDamage, SlotDamage},
     time::Time,
 };
@@ -120,6 +120,8 @@ pub struct Screen {
     pub(super) last_flip: Time,
     /// No commit before this time, after one that failed.
     pub(super) retry_at: Option<Time>,
+    /// No slot was free for a still screen's frame; until then it is not tried again.
+    pub(super) starved_until: Option<Time>,
     pub(super) failures: u32,
     /// Commits with a job that the driver refused although the same without one was accepted.
     pub(super) job_refusals: u32,
@@ -165,6 +167,8 @@ impl Changes {
 pub(super) struct Picture {
     pub index: usize,
     pub changes: Changes,
+    /// Nothing of it is new: the commit is for somebody who captures.
+    still: bool,
     fence: Option<std::os::fd::OwnedFd>,
     pub cursor: Option<Shown>,
 }
@@ -263,7 +267,26 @@ impl Screen {
             self.end_render_jobs(ended, context.capture, now);
         }
         let situation = self.situation(context, !flip_pending);
-        plan(now, situation)
+        let plan = plan(now, situation);
+        let starved = self.starved_until.filter(|until| *until > now);
+        match (plan, starved) {
+            (Plan::Commit { job, force: true }, Some(until))
+                if !situation.dirty && self.is_for_a_frame(job, now) =>
+            {
+                Plan::Wait(Some(until))
+            }
+            _ => plan,
+        }
+    }
+
+    /// Whether a commit that shows nothing new is for a captured frame alone: neither a probe nor one of the commits that
+    /// come before the first job.
+    fn is_for_a_frame(&self, job: Option<ArmKind>, now: Time) -> bool {
+        match job {
+            Some(ArmKind::Normal) => true,
+            Some(ArmKind::Kick | ArmKind::Canary) => false,
+            None => self.pipeline.may_arm(now) != Err(Refuse::NotYet),
+        }
     }
 
     /// Draws what is new and commits it, with a writeback job of this kind; with `force` also if nothing is new.
@@ -275,13 +298,17 @@ impl Screen {
         step: &mut Step,
     ) {
         let Some(picture) = self.draw(context, force) else {
-            // Clients that committed without a change still wait for their callbacks.
-            self.callbacks_due
-                .get_or_insert(context.now.max(self.last_flip + self.refresh));
-            return;
+            return self.owe_callbacks(context.now);
         };
         let frame = self.frame_state(&picture);
         let mut armed = self.arm_jobs(context, job, &picture);
+        if picture.still && armed.is_empty() && self.is_for_a_frame(job, context.now) {
+            // Whoever waits for a slot has nothing of a flip without a frame, and nobody else has. Releases and deadlines
+            // of the slots wake us; a look once in a refresh is for what nobody tells us of.
+            self.starved_until = Some(context.now + self.refresh);
+            step.wake_at(self.starved_until);
+            return self.owe_callbacks(context.now);
+        }
         match self
             .pipeline
             .commit(&frame, armed.writeback.take(), context.now)
@@ -289,6 +316,12 @@ impl Screen {
             Ok(committed) => self.committed(context, picture, armed, committed, step),
             Err(error) => self.commit_failed(context, picture, armed, &error, step),
         }
+    }
+
+    /// Clients that committed without a change still wait for their callbacks.
+    fn owe_callbacks(&mut self, now: Time) {
+        self.callbacks_due
+            .get_or_insert(now.max(self.last_flip + self.refresh));
     }
 
     /// Draws the scene and places the pointer. `None`: nothing is new and nothing is forced.
@@ -303,7 +336,8 @@ impl Screen {
         self.scene_dirty = false;
         self.cursor_dirty = false;
         let waiting = self.uncommitted.take();
-        if drawn.is_none() && moved.is_empty() && waiting.is_none() && !force && !owed {
+        let still = drawn.is_none() && moved.is_empty() && waiting.is_none() && !owed;
+        if still && !force {
             return None;
         }
         let index = self.chain.latest()?;
@@ -326,6 +360,7 @@ impl Screen {
         Some(Picture {
             index,
             changes,
+            still,
             fence,
             cursor: self.shown_cursor.clone(),
         })

@@ -108,6 +108,7 @@ pub enum Told {
     Position(i32, i32),
     Hotspot(i32, i32),
     NewToplevel(Toplevel),
+    Finished,
     Title(String),
     AppId(String),
     Identifier(String),
@@ -315,10 +316,12 @@ impl Dispatch<ToplevelList, ()> for Inbox {
         _: &Connection,
         _: &QueueHandle<Self>,
     ) {
-        let list_v1::Event::Toplevel { toplevel } = event else {
-            panic!("{event:?}");
+        let event = match event {
+            list_v1::Event::Toplevel { toplevel } => Told::NewToplevel(toplevel),
+            list_v1::Event::Finished => Told::Finished,
+            other => panic!("{other:?}"),
         };
-        told.events.push((object.id(), Told::NewToplevel(toplevel)));
+        told.events.push((object.id(), event));
     }
 
     wayland_client::event_created_child!(Inbox, ToplevelList, [

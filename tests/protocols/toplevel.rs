@@ -21,6 +21,12 @@ use crate::{
 
 /// A client and the windows that it was told of.
 pub fn listing(server: &mut Server) -> (Client, Vec<Toplevel>) {
+    let (client, _, toplevels) = list(server);
+    (client, toplevels)
+}
+
+/// The same with the list itself.
+fn list(server: &mut Server) -> (Client, ToplevelList, Vec<Toplevel>) {
     let mut client = Client::new(server);
     let list: ToplevelList = client.bind(1);
     client.roundtrip(server);
@@ -30,7 +36,7 @@ pub fn listing(server: &mut Server) -> (Client, Vec<Toplevel>) {
         other => panic!("{other:?}"),
     });
     let toplevels = toplevels.collect();
-    (client, toplevels)
+    (client, list, toplevels)
 }
 
 pub fn source(client: &Client, toplevel: &Toplevel) -> Source {
@@ -54,6 +60,73 @@ fn a_window_is_listed_with_its_names_and_an_identifier() {
     server.close_window(0);
     client.roundtrip(&mut server);
     assert!(matches!(client.take(&toplevels[0])[..], [Told::Closed]));
+}
+
+#[test]
+fn a_window_that_is_renamed_stays_the_same_window() {
+    let mut server = Server::new();
+    server.open_window("first", (10, 8));
+    server.open_window("second", (10, 8));
+    let (mut client, toplevels) = listing(&mut server);
+    let session = client.session_of(&source(&client, &toplevels[0]));
+    client.roundtrip(&mut server);
+    for object in &toplevels {
+        client.take(object);
+    }
+    client.take(&session);
+    server.rename_window(0, "other");
+    client.roundtrip(&mut server);
+    let told = client.take(&toplevels[0]);
+    // What has not changed is not told again, and the identifier never changes.
+    let [Told::Title(title), Told::Done] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(title, "other");
+    client.expect_nothing(&mut server, &toplevels[1]);
+    client.expect_nothing(&mut server, &session);
+    let buffer = client.buffer(10, 8);
+    let frame = undamaged(&client, &session, &buffer);
+    client.expect_ready(&mut server, &frame);
+    // Who comes now is told the present name.
+    let (mut late, toplevels) = listing(&mut server);
+    let told = late.take(&toplevels[0]);
+    let named = |told: &Told| matches!(told, Told::Title(title) if title == "other");
+    assert!(told.iter().any(named), "{told:?}");
+}
+
+#[test]
+fn a_list_that_is_stopped_is_finished_and_its_windows_go_on() {
+    let mut server = Server::new();
+    server.open_window("first", (10, 8));
+    let (mut client, list, toplevels) = list(&mut server);
+    let (mut other, other_list, _) = self::list(&mut server);
+    let session = client.session_of(&source(&client, &toplevels[0]));
+    client.roundtrip(&mut server);
+    client.take(&toplevels[0]);
+    client.take(&session);
+    list.stop();
+    client.roundtrip(&mut server);
+    let told = client.take(&list);
+    assert!(matches!(told[..], [Told::Finished]), "{told:?}");
+    server.open_window("second", (10, 8));
+    client.expect_nothing(&mut server, &list);
+    other.roundtrip(&mut server);
+    let told = other.take(&other_list);
+    assert!(matches!(told[..], [Told::NewToplevel(_)]), "{told:?}");
+    // Only new windows were declined.
+    server.rename_window(0, "other");
+    client.roundtrip(&mut server);
+    let told = client.take(&toplevels[0]);
+    assert!(matches!(told[..], [Told::Title(_), Told::Done]), "{told:?}");
+    let buffer = client.buffer(10, 8);
+    let frame = undamaged(&client, &session, &buffer);
+    client.expect_ready(&mut server, &frame);
+    list.destroy();
+    server.close_window(0);
+    client.roundtrip(&mut server);
+    assert!(matches!(client.take(&toplevels[0])[..], [Told::Closed]));
+    let told = client.take(&session);
+    assert!(matches!(told[..], [Told::Stopped]), "{told:?}");
 }
 
 #[test]

@@ -2,27 +2,31 @@
 
 use std::{
     fs::{self, File},
+    net::TcpListener,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
             fs::PermissionsExt,
-            net::{UnixListener, UnixStream},
+            net::{UnixDatagram, UnixListener, UnixStream},
         },
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use wayland_client::delegate_noop;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use wayland_client::{delegate_noop, Dispatch, Proxy};
+use wayland_protocols::ext::session_lock::v1::client::ext_session_lock_manager_v1::ExtSessionLockManagerV1;
 use wayland_protocols::wp::security_context::v1::client::{
     wp_security_context_manager_v1::WpSecurityContextManagerV1 as ContextManager,
     wp_security_context_v1::WpSecurityContextV1 as Context,
 };
 
 use crate::{
-    clients::{identify, programs, Client, Exporter, State},
+    clients::{identify, programs, screencopy::ScreencopyManager, Client, Exporter, State},
     machine::{self, Machine, SECOND},
-    rights::{sees, CAPTURE},
-    stage::Setup,
+    rights::{sees, CAPTURE, LOCK},
+    stage::{Setup, Stage},
 };
 
 delegate_noop!(State: ignore ContextManager);
@@ -60,10 +64,12 @@ fn a_sandboxed_client_sees_no_capture_global_and_cannot_make_a_sandbox() {
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default().start(guest);
         let mut outside = stage.client();
-        assert_eq!(sees(&outside, &CAPTURE), [true; 3]);
+        assert_eq!(sees(&outside, &CAPTURE), [true; 6]);
+        assert_eq!(sees(&outside, &LOCK), [true]);
         assert_eq!(sees(&outside, &[CONTEXTS]), [true]);
         let (inside, _end) = sandboxed(&mut outside, "org.example.Game");
-        assert_eq!(sees(&inside, &CAPTURE), [false; 3]);
+        assert_eq!(sees(&inside, &CAPTURE), [false; 6]);
+        assert_eq!(sees(&inside, &LOCK), [false]);
         assert_eq!(sees(&inside, &[CONTEXTS]), [false]);
         assert_eq!(sees(&inside, &["wl_output", "xdg_wm_base"]), [true; 2]);
         stage.finish("Virtual-1");
@@ -78,8 +84,12 @@ fn a_rule_lets_one_sandboxed_app_capture_and_its_name_is_in_the_audit() {
         let (mut outside, mut painter) = stage.painter();
         painter.present(&mut outside, 5).unwrap();
         let (other, _end) = sandboxed(&mut outside, "org.example.Game");
-        assert_eq!(sees(&other, &CAPTURE), [false; 3]);
+        assert_eq!(sees(&other, &CAPTURE), [false; 6]);
+        assert_eq!(sees(&other, &LOCK), [false]);
         let (mut cast, _end) = sandboxed(&mut outside, "org.example.Cast");
+        // A rule is about capture alone.
+        assert_eq!(sees(&cast, &CAPTURE), [true; 6]);
+        assert_eq!(sees(&cast, &LOCK), [false]);
         let exporter = Exporter::new(&cast).unwrap();
         let output = cast.output(None).unwrap();
         let frame = exporter.capture(&mut cast, &output, true).unwrap().frame();
@@ -118,26 +128,123 @@ fn audit(log: &str) -> Vec<&str> {
         .collect()
 }
 
+/// The error that a client of its own is told for what it asks of the manager, with a listening socket at hand.
+fn told(
+    stage: &Stage<'_>,
+    provoke: impl FnOnce(&Client, &ContextManager, &UnixListener),
+) -> (String, u32) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let listener = UnixListener::bind(runtime(&format!("bad-{number}"))).unwrap();
+    let mut client = stage.client();
+    let manager: ContextManager = client.bind(1, ()).unwrap();
+    provoke(&client, &manager, &listener);
+    client.expect_protocol_error().unwrap()
+}
+
+fn context(client: &Client, manager: &ContextManager, listener: impl AsFd) -> Context {
+    let (close, _) = rustix::pipe::pipe().unwrap();
+    manager.create_listener(listener.as_fd(), close.as_fd(), &client.qh, ())
+}
+
 #[test]
-fn a_sandbox_whose_socket_is_no_socket_harms_nobody() {
+fn a_sandbox_whose_socket_does_not_listen_is_an_error_and_harms_nobody() {
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default().start(guest);
-        let mut client = stage.client();
-        let (stream, other) = UnixStream::pair().unwrap();
-        drop(other);
-        let file = File::create("/tmp/no-socket").unwrap();
-        let mut ends = vec![
-            sandbox(&mut client, "stream", stream),
-            sandbox(&mut client, "file", file),
-            sandbox(&mut client, "device", File::open("/dev/zero").unwrap()),
+        let bound = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        let address = SocketAddrUnix::new(runtime("bound")).unwrap();
+        rustix::net::bind(&bound, &address).unwrap();
+        let bad: [(&str, OwnedFd); 6] = [
+            ("a connection", UnixStream::pair().unwrap().0.into()),
+            ("a socket that does not listen", bound),
+            ("datagrams", UnixDatagram::unbound().unwrap().into()),
+            (
+                "another family",
+                TcpListener::bind("0.0.0.0:0").unwrap().into(),
+            ),
+            ("a file", File::create("/tmp/no-socket").unwrap().into()),
+            ("a device", File::open("/dev/zero").unwrap().into()),
         ];
+        for (what, fd) in bad {
+            let error = told(&stage, |client, manager, _| {
+                context(client, manager, fd);
+            });
+            assert_eq!(error, (CONTEXTS.to_owned(), 1), "{what}");
+        }
+        let mut client = stage.client();
         // A sandbox that ends right away, as one whose engine has died.
         let listener = UnixListener::bind(runtime("short")).unwrap();
         drop(sandbox(&mut client, "short", listener));
         client.roundtrip().unwrap();
-        let (inside, end) = sandboxed(&mut client, "sound");
-        ends.push(end);
+        let (inside, _end) = sandboxed(&mut client, "sound");
         assert_eq!(sees(&inside, &["wl_output"]), [true]);
+        stage.finish("Virtual-1");
+    });
+}
+
+#[test]
+fn what_a_sandbox_is_told_twice_or_too_late_is_an_error() {
+    const ALREADY_USED: u32 = 1;
+    const ALREADY_SET: u32 = 2;
+    type Provoke = fn(&Context);
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().start(guest);
+        let cases: [(&str, u32, Provoke); 5] = [
+            ("the engine twice", ALREADY_SET, |context| {
+                context.set_sandbox_engine("one".to_owned());
+                context.set_sandbox_engine("two".to_owned());
+            }),
+            ("the app twice", ALREADY_SET, |context| {
+                context.set_app_id("one".to_owned());
+                context.set_app_id("one".to_owned());
+            }),
+            ("the instance twice", ALREADY_SET, |context| {
+                context.set_instance_id("one".to_owned());
+                context.set_instance_id("two".to_owned());
+            }),
+            ("a second commit", ALREADY_USED, |context| {
+                context.commit();
+                context.commit();
+            }),
+            ("a name after the commit", ALREADY_USED, |context| {
+                context.commit();
+                context.set_app_id("late".to_owned());
+            }),
+        ];
+        for (what, code, provoke) in cases {
+            let error = told(&stage, |client, manager, listener| {
+                provoke(&context(client, manager, listener));
+            });
+            assert_eq!(error, ("wp_security_context_v1".to_owned(), code), "{what}");
+        }
+        stage.finish("Virtual-1");
+    });
+}
+
+/// A client in a sandbox of its own binds a global by the number that it has for others, and is refused.
+fn guess<I>(outside: &mut Client)
+where
+    I: Proxy + 'static,
+    State: Dispatch<I, ()>,
+{
+    let interface = I::interface().name;
+    let mut globals = outside.state.globals.iter();
+    let number = globals.find(|global| global.interface == interface);
+    let number = number.unwrap().name;
+    let (mut inside, _end) = sandboxed(outside, interface);
+    let _: I = inside.registry().bind(number, 1, &inside.qh, ());
+    let error = inside.expect_protocol_error().unwrap();
+    assert_eq!(error, ("wl_display".to_owned(), 0), "{interface}");
+}
+
+#[test]
+fn a_sandboxed_client_that_guesses_a_globals_number_is_refused() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().start(guest);
+        let mut outside = stage.client();
+        guess::<ContextManager>(&mut outside);
+        guess::<ScreencopyManager>(&mut outside);
+        guess::<ExtSessionLockManagerV1>(&mut outside);
         stage.finish("Virtual-1");
     });
 }
@@ -159,7 +266,8 @@ fn an_allow_list_admits_exactly_the_named_program() {
         let stage = Setup::default().with(&access).start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 1).unwrap();
-        assert_eq!(sees(&client, &CAPTURE), [false; 3]);
+        assert_eq!(sees(&client, &CAPTURE), [false; 6]);
+        assert_eq!(sees(&client, &LOCK), [false]);
         for protocol in ["export", "copy"] {
             let capture = |path: &Path| {
                 let mut command = std::process::Command::new(path);
@@ -198,13 +306,16 @@ fn clients_of_the_privileged_socket_have_the_rights_that_others_have_not() {
         let stage = Setup::default().with(access).start(guest);
         let (mut public, mut painter) = stage.painter();
         painter.present(&mut public, 3).unwrap();
-        assert_eq!(sees(&public, &CAPTURE), [false; 3]);
+        assert_eq!(sees(&public, &CAPTURE), [false; 6]);
+        assert_eq!(sees(&public, &LOCK), [false]);
         let socket = runtime("wayland-privileged");
         assert_eq!(
             fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
             0o600
         );
         let mut privileged = Client::connect(socket).unwrap();
+        assert_eq!(sees(&privileged, &CAPTURE), [true; 6]);
+        assert_eq!(sees(&privileged, &LOCK), [true]);
         let exporter = Exporter::new(&privileged).unwrap();
         let output = privileged.output(None).unwrap();
         let frame = exporter

@@ -5,12 +5,13 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use vitrine::ipc::wire::{Answer, CaptureReport, Outcome, Reply};
 
 use crate::{
-    clients::{copy_capture::CopySession, MemoryKind},
+    clients::{copy_capture::CopySession, Client, MemoryKind, Painter, PainterOptions, Picture},
     machine::{self, Guest, Machine, SECOND},
     stage::Setup,
 };
@@ -27,13 +28,18 @@ pub fn msg(guest: &Guest, arguments: &[&str]) -> String {
     guest.run("msg", command).unwrap()
 }
 
-/// What the control socket tells of the first output.
-pub fn capture_report(guest: &Guest) -> CaptureReport {
+/// What the control socket tells of all outputs.
+pub fn capture_reports(guest: &Guest) -> Vec<CaptureReport> {
     let line = msg(guest, &["--json", "capture"]);
     match serde_json::from_str::<Answer>(&line).unwrap().outcome {
-        Outcome::Ok(Reply::Capture(mut reports)) => reports.remove(0),
+        Outcome::Ok(Reply::Capture(reports)) => reports,
         other => panic!("{other:?}"),
     }
+}
+
+/// What it tells of the first one.
+pub fn capture_report(guest: &Guest) -> CaptureReport {
+    capture_reports(guest).remove(0)
 }
 
 #[test]
@@ -143,21 +149,58 @@ pub fn pngs(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-pub fn assert_png_shows(file: &Path, picture: &crate::clients::Picture) {
+pub fn assert_png_shows(file: &Path, picture: &Picture) {
+    read_png(file)
+        .0
+        .assert_same(picture, &file.display().to_string());
+}
+
+/// The picture of a file, and its presentation time as the file says it.
+fn read_png(file: &Path) -> (Picture, Duration) {
     let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(file).unwrap()));
     let mut reader = decoder.read_info().unwrap();
-    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-    reader.next_frame(&mut pixels).unwrap();
-    let expected = picture.to_bytes();
-    let expected: Vec<u8> = expected
-        .chunks_exact(4)
-        .flat_map(|pixel| [pixel[2], pixel[1], pixel[0]])
-        .collect();
-    assert!(
-        pixels == expected,
-        "{} shows something else",
-        file.display()
-    );
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut bytes).unwrap();
+    let info = reader.info();
+    let text = info
+        .uncompressed_latin1_text
+        .iter()
+        .find(|text| text.keyword == "Presentation time (CLOCK_MONOTONIC, s)")
+        .unwrap();
+    let (seconds, nanoseconds) = text.text.split_once('.').unwrap();
+    assert_eq!(nanoseconds.len(), 9, "{}", text.text);
+    let time = Duration::new(seconds.parse().unwrap(), nanoseconds.parse().unwrap());
+    let pixels = bytes.chunks_exact(3);
+    let picture = Picture {
+        width: info.width,
+        height: info.height,
+        pixels: pixels
+            .map(|p| u32::from_be_bytes([0, p[0], p[1], p[2]]))
+            .collect(),
+    };
+    (picture, time)
+}
+
+/// Shows `n` and waits until it is captured; gives what was shown, and when.
+fn shown(guest: &Guest, client: &mut Client, painter: &mut Painter, n: u32) -> (Picture, Duration) {
+    let before = capture_report(guest).frames;
+    let time = painter.present(client, n).unwrap();
+    machine::wait_until("the history to have it", SECOND * 20, || {
+        capture_report(guest).frames > before
+    });
+    (painter.expected(), time)
+}
+
+/// The files are these pictures with the times of their flips, in their order.
+#[track_caller]
+fn assert_written(files: &[PathBuf], shown: &[(Picture, Duration)]) {
+    assert_eq!(files.len(), shown.len(), "{files:?}");
+    assert!(shown.is_sorted_by(|a, b| a.1 < b.1));
+    for (file, (picture, time)) in files.iter().zip(shown) {
+        let (seen, said) = read_png(file);
+        seen.assert_same(picture, &file.display().to_string());
+        assert_eq!(said, *time, "{}", file.display());
+    }
 }
 
 #[test]
@@ -167,29 +210,18 @@ fn the_last_frames_are_written_though_nobody_captured_and_are_what_was_on_the_sc
         let lines = format!("[capture]\nhistory = 3\nhistory_dir = {directory:?}\n");
         let stage = Setup::default().with(&lines).start(guest);
         let (mut client, mut painter) = stage.painter();
-        let mut shown = Vec::new();
-        for n in 1..=8 {
-            painter.present(&mut client, n).unwrap();
-            // Each is captured before the next one comes.
-            let newest = |report: &CaptureReport| report.frames;
-            machine::wait_until("the history to have it", SECOND * 20, || {
-                newest(&capture_report(guest)) > u64::from(n) || capture_report(guest).history == 3
-            });
-            shown.push(painter.expected());
-        }
-        machine::wait_until("the last one to be kept", SECOND * 20, || {
-            let _ = painter.present(&mut client, 8);
-            capture_report(guest).history == 3
-        });
+        let all: Vec<_> = (1..=8)
+            .map(|n| shown(guest, &mut client, &mut painter, n))
+            .collect();
+        let last = &all[5..];
+        assert_eq!(capture_report(guest).history, 3);
         let told = msg(guest, &["history"]);
-        let files = pngs(&directory);
-        assert_eq!(files.len(), 3, "{told}");
         assert_eq!(told.lines().count(), 3);
-        assert_png_shows(&files[2], shown.last().unwrap());
+        assert_written(&pngs(&directory), last);
 
         let elsewhere = guest.out().join("elsewhere");
         msg(guest, &["history", elsewhere.to_str().unwrap()]);
-        assert_eq!(pngs(&elsewhere).len(), 3);
+        assert_written(&pngs(&elsewhere), last);
         std::fs::remove_dir_all(&directory).unwrap();
         stage.vitrine.signal(machine::Signal::USR1);
         machine::wait_until("SIGUSR1 to write them", SECOND * 20, || {
@@ -199,6 +231,7 @@ fn the_last_frames_are_written_though_nobody_captured_and_are_what_was_on_the_sc
                 .count()
                 == 3
         });
+        assert_written(&pngs(&directory), last);
         let report = capture_report(guest);
         assert!(report.clients.is_empty() && report.delivered == 0);
         assert_eq!(report.buffers, 4 + 3);
@@ -211,21 +244,28 @@ fn the_last_frames_are_written_though_nobody_captured_and_are_what_was_on_the_sc
 #[test]
 fn an_application_that_crashes_leaves_the_last_frames_and_one_that_ends_does_not() {
     machine::boot(Machine::default(), |guest| {
-        for (script, count) in [("sleep 2; kill -SEGV $$", 1), ("sleep 2; exit 0", 0)] {
+        for (end, count) in [("kill -SEGV $$", 2), ("exit 0", 0)] {
             let directory = guest.out().join(format!("crash-{count}"));
             let file = guest.out().join("compositor.toml");
-            let text = format!("[capture]\nhistory = 2\nhistory_dir = {directory:?}\n");
+            let text = format!(
+                "[capture]\nhistory = 2\nhistory_dir = {directory:?}\n\
+                 [[output]]\nconnector = \"*\"\nmode = \"640x480\"\n"
+            );
             std::fs::write(&file, text).unwrap();
             let mut command = Command::new(env!("CARGO_BIN_EXE_vitrine"));
             command.arg("-c").arg(&file);
-            command.args(["-s", "wayland-test", "--", "sh", "-c", script]);
+            let now = guest.out().join(format!("now-{count}"));
+            let script = format!("while ! test -e {now:?}; do sleep 0.1; done; {end}");
+            command.args(["-s", "wayland-test", "--", "sh", "-c", &script]);
             let mut vitrine = guest.spawn("vitrine", command);
+            let mut client = Client::connect_when_ready("wayland-test", SECOND * 20).unwrap();
+            let mut painter = Painter::new(&mut client, PainterOptions::default()).unwrap();
+            let all: Vec<_> = (1..=4)
+                .map(|n| shown(guest, &mut client, &mut painter, n))
+                .collect();
+            std::fs::write(now, "").unwrap();
             vitrine.wait_exit(SECOND * 40);
-            let files = pngs(&directory);
-            assert!(
-                files.len() >= count && files.len() <= 2 * count,
-                "{files:?}"
-            );
+            assert_written(&pngs(&directory), &all[4 - count..]);
         }
     });
 }

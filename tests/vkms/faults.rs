@@ -15,7 +15,7 @@ use crate::{
 const WRITEBACK: &str = "[capture]\nproducer = \"writeback\"";
 
 /// Runs a film under `faults` as `scene` directs, and gives log and counters. All frames were held against the truth.
-fn film(faults: &'static str, scene: impl FnOnce(&Stage<'_>, &mut Film), judge: fn(&str, Summary)) {
+fn film(faults: &str, scene: impl FnOnce(&Stage<'_>, &mut Film), judge: fn(&str, Summary)) {
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default().with(WRITEBACK).faults(faults).start(guest);
         let mut film = Film::begin(&stage, None, 1);
@@ -106,6 +106,54 @@ fn a_row_of_refused_commits_ends_in_a_new_modeset_and_capture_goes_on() {
                 ],
             );
             assert_says(log, "again and again", 0);
+        },
+    );
+}
+
+/// Every second commit fails, with each reason in turn, and the twentieth job and the first probes after it are lost.
+fn faults_everywhere() -> String {
+    let errors = ["EBUSY", "EINVAL", "ENOMEM", "EACCES", "ENODEV", "ENOSPC"];
+    let commits = (1..=119).step_by(2).zip(errors.iter().cycle());
+    let commits = commits.map(|(n, error)| format!("commit:{n}={error},"));
+    format!(
+        "modeset:1=ENOMEM,modeset:2=EINVAL,{}fence:20..22=never",
+        commits.collect::<String>()
+    )
+}
+
+#[test]
+fn whichever_commit_fails_and_why_the_screen_and_the_captures_come_back() {
+    film(
+        &faults_everywhere(),
+        |stage, film| {
+            film.shoot(12);
+            let mut lost = seldom(|| stage.vitrine.log().contains("writeback job lost"));
+            film.roll_until("the lost job", |_| lost());
+            let mut proven = seldom(|| stage.vitrine.log().contains("connector recovered"));
+            film.roll_until("the proof", |_| proven());
+            // Past the last planned fault, and then as if nothing had been.
+            film.roll(70);
+            film.shoot(20);
+            assert!(film.cameras.cancelled.is_empty() && film.cameras.failed.is_empty());
+            assert!(!film.cameras.session.record().stopped);
+        },
+        |log, summary| {
+            assert_says(log, "the mode cannot be set; trying again in a second", 2);
+            assert_says(log, "setting the whole display state anew", 0);
+            // Each reason is said in words that an operator understands.
+            for words in [
+                "(EBUSY); trying again after its flip event",
+                "the display controller cannot do this configuration (EINVAL)",
+                "the display controller cannot do this configuration (ENOSPC)",
+                "the kernel had no memory for the commit (ENOMEM)",
+                "commit without the seat",
+                "the display device is gone (ENODEV)",
+            ] {
+                assert!(log.contains(words), "the log does not say {words:?}");
+            }
+            assert_eq!(summary.get("modesets"), 1);
+            assert!(summary.get("lost") >= 1 && summary.get("probes") >= 3);
+            assert!(summary.get("recoveries") >= 1);
         },
     );
 }

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, fs::File, os::fd::AsFd, process::Command, time:
 use drm::control::{plane, Device as _, PlaneType};
 
 use crate::{
-    clients::{
-        clock, copy_capture::words, programs, Client, CopySession, Exporter, Holding, MemoryKind,
-    },
-    machine::{self, Guest, Machine, Output, Proc, Signal, SECOND},
+    clients::{clock, programs, Client, CopySession, Exporter, Holding, MemoryKind, Picture, Rect},
+    control::capture_report,
+    film::seldom,
+    machine::{self, vkms_crc, Guest, Machine, Output, Proc, Signal, SECOND},
     stage::{Setup, Stage},
 };
 
@@ -65,25 +65,28 @@ impl Other {
     }
 }
 
-/// The picture in the other's square; none before the first. All of the square is one picture, and what is around it is not
-/// of the other.
-fn foreign_picture(words: &[u32], width: u32) -> Option<u32> {
-    let at = |x: u32, y: u32| words[(y * width + x) as usize] & 0x00ff_ffff;
-    let first = at(AT.0, AT.1);
-    if first >> 16 != 0x77 {
-        return None;
+/// The whole screen with the other's picture `n` on top; without it before the first.
+fn with_square(below: &Picture, n: Option<u32>) -> Picture {
+    let mut whole = below.clone();
+    if let Some(n) = n {
+        let square = Picture::filled(SIDE, SIDE, 0x0077_0000 | n);
+        whole.overlay(&square, AT.0 as i32, AT.1 as i32);
     }
-    for y in AT.1..AT.1 + SIDE {
-        for x in AT.0..AT.0 + SIDE {
-            assert_eq!(at(x, y), first, "two pictures in one frame, at {x}, {y}");
-        }
-    }
-    assert_ne!(
-        at(AT.0 - 1, AT.1),
-        first,
-        "the picture is larger than its plane"
-    );
-    Some(first & 0xffff)
+    whole
+}
+
+/// The picture in the other's square; none before the first. Every pixel of the screen is what belongs there.
+#[track_caller]
+fn foreign_picture(seen: &Picture, below: &Picture) -> Option<u32> {
+    let first = seen.at(AT.0, AT.1);
+    let n = (first >> 16 == 0x77).then_some(first & 0xffff);
+    seen.assert_same(&with_square(below, n), "the screen with the other's square");
+    n
+}
+
+/// What the screen did so far, by the control socket.
+fn flips(guest: &Guest) -> u64 {
+    capture_report(guest).flips
 }
 
 fn overlays(guest: &Guest) -> Vec<(plane::Handle, bool)> {
@@ -123,44 +126,102 @@ fn full_motion_captures_each_picture_that_another_process_shows_on_its_plane() {
         let stage = setup("full").start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 7).unwrap();
+        let below = painter.expected();
         let output = client.output(None).unwrap();
         let session = CopySession::open(&mut client, &output, true).unwrap();
         let buffer = session.buffer(&mut client, MemoryKind::Shm).unwrap();
-        let (width, height) = (buffer.width, buffer.height);
         // The first frames touch new memory, which is slow in this machine.
         for _ in 0..3 {
             session.capture(&mut client, &buffer, &[]).unwrap().frame();
         }
-        let mut other = Other::start(&stage, &["--pictures", "12", "--interval", "250"]);
-        let mut seen: BTreeMap<u32, Duration> = BTreeMap::new();
+        let mut other = Other::start(&stage, &["--pictures", "12", "--interval", "250", "--stay"]);
+        // The first time of each, and in how many frames it is.
+        let mut seen: BTreeMap<u32, (Duration, u32)> = BTreeMap::new();
         let (mut frames, mut last) = (0, 0);
+        let before = flips(guest);
         let end = clock::now() + SECOND * 60;
-        while last < PICTURES {
+        while seen.get(&PICTURES).is_none_or(|(_, count)| *count < 2) {
             assert!(clock::now() < end, "saw {seen:?} in {frames} frames");
             let frame = session.capture(&mut client, &buffer, &[]).unwrap().frame();
             frames += 1;
-            let picture = foreign_picture(&words(&buffer.read(<[u8]>::to_vec)), width);
-            assert_eq!((width, height), (640, 480));
-            assert_eq!(frame.damage.len(), 1, "not damaged all over");
+            let picture = foreign_picture(&frame.picture, &below);
+            assert_eq!(frame.damage, [Rect::new(0, 0, 640, 480)]);
             if let Some(picture) = picture {
                 assert!(picture >= last, "picture {picture} after {last}");
-                seen.entry(picture).or_insert(frame.presented);
+                seen.entry(picture).or_insert((frame.presented, 0)).1 += 1;
                 last = picture;
             }
         }
-        other.process.wait_success(SECOND * 20);
+        // Each frame was a flip of its own, though nothing of ours changed.
+        let after = flips(guest);
+        assert!(
+            after - before >= frames,
+            "{frames} frames, {before} to {after}"
+        );
+        other.process.wait_log("all shown", SECOND * 20);
         let (shown, refused) = other.shown();
         assert_eq!(shown.len(), PICTURES as usize);
         let numbers: Vec<u32> = seen.keys().copied().collect();
         assert_eq!(numbers, (1..=PICTURES).collect::<Vec<_>>());
-        // A frame never shows a picture before it was on the screen.
+        // A frame never shows a picture before it was on the screen, and each is there for several refreshes.
         for (n, time) in shown {
-            assert!(seen[&n] >= time, "picture {n} was captured before its flip");
+            let (first, count) = seen[&n];
+            assert!(first >= time, "picture {n} was captured before its flip");
+            assert!(count >= 2, "picture {n} is in one frame only");
         }
+
+        // Nobody waits, and the session is open still: the screen comes to rest.
+        let mut resting = after;
+        machine::wait_until("the screen to rest", SECOND * 20, || {
+            std::thread::sleep(SECOND / 2);
+            let before = std::mem::replace(&mut resting, flips(guest));
+            resting == before
+        });
+        std::thread::sleep(SECOND * 2);
+        assert_eq!(flips(guest), resting, "flips for nobody");
+        // What is captured is what the CRTC itself says it shows.
+        let standing = with_square(&below, Some(PICTURES));
+        let crc = guest.crc(0).unwrap().next_frame().unwrap();
+        assert_eq!(crc.value, vkms_crc(&standing.to_bytes()));
+        other.process.signal(Signal::KILL);
+        other.process.wait_exit(SECOND * 10);
         let summary = stage.finish("Virtual-1");
         println!("{frames} frames, the other was refused {refused} times; {summary:?}");
         assert_eq!(summary.get("modesets"), 1);
         assert_eq!(summary.get("lost"), 0);
+    });
+}
+
+#[test]
+fn a_still_scene_is_captured_at_once_while_another_process_moves() {
+    machine::boot(machine(), |guest| {
+        let stage = setup("damage").start(guest);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 3).unwrap();
+        let below = painter.expected();
+        let mut other = Other::start(&stage, &["--pictures", "100000", "--interval", "0"]);
+        machine::wait_until("the other's pictures", SECOND * 30, || {
+            other.shown().0.len() > 20
+        });
+        for round in 0..5 {
+            // Each is new to the compositor, and the first frame needs no change.
+            let mut watcher: Client = stage.client();
+            let output = watcher.output(None).unwrap();
+            let session = CopySession::open(&mut watcher, &output, true).unwrap();
+            let buffer = session.buffer(&mut watcher, MemoryKind::Shm).unwrap();
+            let frame = session.capture(&mut watcher, &buffer, &[]).unwrap().frame();
+            let n = foreign_picture(&frame.picture, &below);
+            assert!(n.is_some(), "round {round}: the other is not in the frame");
+            let exporter = Exporter::new(&watcher).unwrap();
+            let frame = exporter.capture(&mut watcher, &output, true).unwrap();
+            assert!(foreign_picture(&frame.frame().picture(), &below) >= n);
+            let report = capture_report(guest);
+            assert_eq!(report.output, "Virtual-1");
+            assert!(report.frames > 0 && !report.clients.is_empty());
+        }
+        other.process.signal(Signal::KILL);
+        other.process.wait_exit(SECOND * 10);
+        stage.finish("Virtual-1");
     });
 }
 
@@ -324,5 +385,101 @@ fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
         assert_eq!(shown(), before, "at exit");
         // What was on the screen before us is there again, so there is nothing more to be given back.
         std::mem::forget(first);
+    });
+}
+
+/// The whole program on a device whose overlay plane somebody else filled before it came.
+#[test]
+fn a_plane_that_showed_something_before_vitrine_came_is_never_touched() {
+    use vitrine::{
+        kms::{
+            assign, Access, Device, FaultPlan, FrameState, Pipeline, PlaneUpdate, Preferences,
+            RingBuffer,
+        },
+        time::Time,
+    };
+    machine::boot(machine(), |guest| {
+        let node = File::options().read(true).write(true).open(guest.card());
+        let fd = std::os::fd::OwnedFd::from(node.unwrap());
+        let fd = smithay::backend::drm::DrmDeviceFd::new(fd.into());
+        let device = Device::new(fd, FaultPlan::default()).unwrap();
+        let gbm = smithay::backend::allocator::gbm::GbmDevice::new(device.fd().clone()).unwrap();
+        let buffer = |w, h| {
+            let fourcc = drm_fourcc::DrmFourcc::Xrgb8888;
+            RingBuffer::allocate(&gbm, w, h, fourcc, Access::ReadWrite).unwrap()
+        };
+        let whole = |buffer: &RingBuffer, at| PlaneUpdate::whole(buffer.framebuffer().clone(), at);
+        let snapshot = device.snapshot(true).unwrap();
+        let mode = snapshot
+            .connectors
+            .iter()
+            .flat_map(|connector| &connector.modes)
+            .find(|mode| mode.size() == (640, 480))
+            .unwrap();
+        let mine = assign(&snapshot, &Preferences::default());
+        let overlay = mine.heads[0].planes.overlays[1];
+        let mut pipeline = Pipeline::for_head(&device, &mine.heads[0], &[]).unwrap();
+        let (screen, square) = (buffer(640, 480), buffer(SIDE, SIDE));
+        let mut frame = FrameState::primary(whole(&screen, (0, 0)));
+        frame
+            .overlays
+            .push((overlay, whole(&square, (AT.0 as i32, AT.1 as i32))));
+        pipeline.modeset(*mode, &frame, Time::now()).unwrap();
+        drm::Device::release_master_lock(device.fd()).unwrap();
+        let shown = || {
+            let plane = device.fd().get_plane(overlay).unwrap();
+            (plane.crtc(), plane.framebuffer())
+        };
+        let before = shown();
+        assert!(before.1.is_some());
+
+        // Another mode than the one that is set; and the state is lost after twenty commits.
+        let mut stage = Setup::default()
+            .config(
+                "[[output]]\nconnector = \"Virtual-1\"\nmode = \"800x600\"\n\
+                 foreign_planes = [\"overlay:1\"]\n",
+            )
+            .faults("commit:20..30=EINVAL")
+            .start(guest);
+        assert_eq!(shown(), before, "at the start");
+        let (mut client, mut painter) = stage.painter();
+        let mut log = seldom(|| {
+            stage
+                .vitrine
+                .log()
+                .contains("setting the whole display state")
+        });
+        let mut n = 0;
+        while !log() {
+            n += 1;
+            assert!(n < 1000, "the state was never set anew");
+            painter.paint(&mut client, n).unwrap();
+            painter.wait_frame(&mut client).unwrap();
+            assert_eq!(shown(), before, "at picture {n}");
+        }
+        painter.present(&mut client, 5000).unwrap();
+        assert_eq!(shown(), before, "after the reset");
+        // It is not only said to be there.
+        let mut picture = painter.expected();
+        picture.overlay(&Picture::filled(SIDE, SIDE, 0), AT.0 as i32, AT.1 as i32);
+        let crc = guest.crc(0).unwrap().next_frame().unwrap();
+        assert_eq!(crc.value, vkms_crc(&picture.to_bytes()), "on the screen");
+        let output = client.output(None).unwrap();
+        let session = CopySession::open(&mut client, &output, true).unwrap();
+        let buffer = session.buffer(&mut client, MemoryKind::Shm).unwrap();
+        let frame = session.capture(&mut client, &buffer, &[]).unwrap().frame();
+        frame.picture.assert_same(&picture, "captured");
+        drop(log);
+        let sets = stage
+            .vitrine
+            .log()
+            .matches("mode set output=Virtual-1")
+            .count();
+        assert_eq!(sets, 2);
+        stage.vitrine.signal(Signal::TERM);
+        assert_eq!(stage.vitrine.wait_exit(SECOND * 20).code(), Some(0));
+        assert_eq!(shown(), before, "at the end");
+        // What was on the screen before us is there again, so there is nothing more to be given back.
+        std::mem::forget(pipeline);
     });
 }

@@ -15,6 +15,7 @@ mod machine;
 
 mod access;
 mod access_uid;
+mod audit;
 mod bad_captures;
 mod bad_inputs;
 mod capture;
@@ -26,6 +27,7 @@ mod cursor;
 mod cursor_matrix;
 mod faults;
 mod fences;
+mod figures;
 mod film;
 mod foreign;
 mod gpu_copies;

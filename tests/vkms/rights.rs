@@ -22,12 +22,18 @@ use crate::{
     toplevels::{is_open, source, Listed},
 };
 
-/// What shows the screen.
-pub const CAPTURE: [&str; 3] = [
+/// What shows the screen, or what is on it.
+pub const CAPTURE: [&str; 6] = [
     "ext_output_image_capture_source_manager_v1",
+    "ext_foreign_toplevel_image_capture_source_manager_v1",
+    "ext_foreign_toplevel_list_v1",
     "ext_image_copy_capture_manager_v1",
     "zwlr_export_dmabuf_manager_v1",
+    "zwlr_screencopy_manager_v1",
 ];
+
+/// What locks and unlocks the session, a right of its own.
+pub const LOCK: [&str; 1] = ["ext_session_lock_manager_v1"];
 
 pub fn sees(client: &Client, globals: &[&str]) -> Vec<bool> {
     let sees = |global: &&str| client.version_of(global).is_some();
@@ -161,8 +167,10 @@ fn revoke(guest: &Guest, lines: &str, buffers: usize) -> Summary {
     } else {
         assert!(matches!(end, CopyOutcome::Failed(FailureReason::Stopped)));
     }
-    assert_eq!(sees(&loser.client, &CAPTURE), [false; 3]);
-    assert_eq!(sees(&other.client, &CAPTURE), [true; 3]);
+    assert_eq!(sees(&loser.client, &CAPTURE), [false; 6]);
+    assert_eq!(sees(&loser.client, &LOCK), [false]);
+    assert_eq!(sees(&other.client, &CAPTURE), [true; 6]);
+    assert_eq!(sees(&other.client, &LOCK), [true]);
 
     // The next picture of another client: the job that was in flight is over.
     let last = n;
@@ -201,11 +209,13 @@ fn revoke(guest: &Guest, lines: &str, buffers: usize) -> Summary {
         "access rules stay as they are",
     );
     loser.client.roundtrip().unwrap();
-    assert_eq!(sees(&loser.client, &CAPTURE), [false; 3]);
+    assert_eq!(sees(&loser.client, &CAPTURE), [false; 6]);
+    assert_eq!(sees(&loser.client, &LOCK), [false]);
     assert_eq!(identify(&other.capture()), Some(n));
     reload(guest, &mut stage, OPEN, "access rules changed");
     loser.client.roundtrip().unwrap();
-    assert_eq!(sees(&loser.client, &CAPTURE), [true; 3]);
+    assert_eq!(sees(&loser.client, &CAPTURE), [true; 6]);
+    assert_eq!(sees(&loser.client, &LOCK), [true]);
     let mut again = captor(loser.client);
     assert_eq!(identify(&again.capture()), Some(n));
     let summary = stage.finish("Virtual-1");
@@ -366,13 +376,8 @@ impl Loser {
         assert!(waiting.has_ended() && self.session.record().stopped);
         drop(waiting);
         assert!(!is_open("drawer"), "the window is listed still");
-        let managers = [
-            "zwlr_screencopy_manager_v1",
-            "ext_foreign_toplevel_list_v1",
-            "ext_foreign_toplevel_image_capture_source_manager_v1",
-        ];
         // The new ones of those that keep the right are not for it.
-        assert_eq!(sees(client, &managers), [false; 3]);
+        assert_eq!(sees(client, &CAPTURE), [false; 6]);
         self.screencopies[2].ask(client, false).unwrap();
         let late = self.session.request(client, &self.buffer, &[]).unwrap();
         client.roundtrip().unwrap();

@@ -2,9 +2,10 @@
 
 use crate::{
     clients::{Painter, PainterOptions},
+    control::capture_reports,
     film::Film,
-    machine::{self, Machine, Output, SECOND},
-    stage::Setup,
+    machine::{self, Machine, Output, Signal, SECOND},
+    stage::{Setup, Summary},
 };
 
 /// The second screen's connector is unplugged, so that its CRTC and writeback connector are free.
@@ -51,6 +52,62 @@ fn a_writeback_connector_can_be_a_screen_of_its_own() {
         assert_eq!(summary.get("lost"), 0);
         assert!(summary.get("published") >= 20 && summary.get("flips") >= 70);
         assert!(!log.contains("screen stays dark"));
+    });
+}
+
+/// No screen's CRTC has a writeback connector; the only one that there is needs a CRTC of its own.
+#[test]
+fn where_no_display_can_be_cloned_the_writeback_connector_is_still_a_screen() {
+    let machine = Machine::default()
+        .output(Output::new().writeback(false))
+        .output(Output::new().connected(false));
+    machine::boot(machine, |guest| {
+        let config = CONFIG.replace("Writeback-2", "Writeback-1");
+        let mut stage = Setup::default().config(&config).start(guest);
+        stage
+            .vitrine
+            .wait_log("output=Writeback-1 w=640 h=480", SECOND * 20);
+        // Both at once, each with its own pictures.
+        let mut sink = Film::begin(&stage, Some("Writeback-1"), 1);
+        let mut screen = Film::begin(&stage, Some("Virtual-1"), 10_000);
+        let count = |film: &Film| film.cameras.count("export").min(film.cameras.count("copy"));
+        screen.roll_until("captures of both", |screen| {
+            sink.turn();
+            count(&sink) >= 15 && count(screen) >= 15
+        });
+        for (film, first) in [(&sink, 1), (&screen, 10_000)] {
+            let mut shows = film.cameras.taken.iter().map(|taken| taken.shows.clone());
+            // Before the first picture it is the background.
+            let own = |n: u32| (first..first + 9_000).contains(&n);
+            assert!(shows.any(|shows| shows.is_ok_and(own)));
+        }
+        sink.cut();
+        screen.cut();
+
+        let reports = capture_reports(guest);
+        let of = |output: &str| reports.iter().find(|r| r.output == output).unwrap();
+        let (sink, screen) = (of("Writeback-1"), of("Virtual-1"));
+        assert_eq!(
+            (sink.producer.as_str(), sink.trust.as_str()),
+            ("writeback", "trusted")
+        );
+        assert_eq!(sink.rendered, 0);
+        assert_eq!(
+            (screen.producer.as_str(), screen.trust.as_str()),
+            ("render", "none")
+        );
+        assert!(screen.no_writeback.is_some());
+        assert_eq!((screen.jobs, screen.rendered), (0, screen.frames));
+
+        stage.vitrine.signal(Signal::TERM);
+        assert_eq!(stage.vitrine.wait_exit(SECOND * 20).code(), Some(0));
+        let log = stage.vitrine.log();
+        for output in ["Writeback-1", "Virtual-1"] {
+            let summary = Summary::read(&log, output);
+            println!("{output}: {summary:?}");
+            assert_eq!(summary.get("modesets"), 1);
+            assert_eq!(summary.get("lost"), 0);
+        }
     });
 }
 

@@ -63,6 +63,7 @@ impl Dispatch<Handle, Listed> for State {
                 named.retain(|(id, _)| *id != object.id());
                 named.push((object.id(), app_id));
             }
+            handle::Event::Title { title } => TITLES.lock().unwrap().push(title),
             handle::Event::Closed => named.retain(|(id, _)| *id != object.id()),
             _ => {}
         }
@@ -71,6 +72,9 @@ impl Dispatch<Handle, Listed> for State {
 
 /// App ids of open windows. There is one listing client per machine.
 static NAMES: Mutex<Vec<(wayland_client::backend::ObjectId, String)>> = Mutex::new(Vec::new());
+
+/// All titles that were told, in their order.
+static TITLES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 impl Dispatch<Sources, ()> for State {
     fn event(
@@ -190,4 +194,48 @@ fn a_covered_window_is_captured_and_stops_when_it_closes() {
 fn gles_captures_a_covered_window_too() {
     let machine = Machine::default().memory_mib(2048);
     covered_window("gles", machine.timeout(SECOND * 180));
+}
+
+#[test]
+fn a_window_that_is_renamed_while_it_is_captured_stays_the_same_window() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().start(guest);
+        let (mut app, mut painter) = stage.painter_with(PainterOptions {
+            app_id: "before".to_owned(),
+            ..Default::default()
+        });
+        painter.present(&mut app, 1).unwrap();
+        let mut watcher = stage.client();
+        let listed = Listed::default();
+        let _list: List = watcher.bind(1, Arc::clone(&listed)).unwrap();
+        let source = source(&mut watcher, &listed, "before");
+        let session = CopySession::open_source(&mut watcher, &source, false).unwrap();
+        let buffer = session.buffer(&mut watcher, MemoryKind::Shm).unwrap();
+        session.capture(&mut watcher, &buffer, &[]).unwrap().frame();
+        let told = || TITLES.lock().unwrap().clone();
+        assert_eq!(told(), ["before"]);
+
+        painter.toplevel.set_title("another title".to_owned());
+        app.flush().unwrap();
+        watcher
+            .wait_for("the title", SECOND * 20, |_| {
+                (told().len() > 1).then_some(())
+            })
+            .unwrap();
+        painter.toplevel.set_app_id("after".to_owned());
+        app.flush().unwrap();
+        watcher
+            .wait_for("the app id", SECOND * 20, |_| {
+                is_open("after").then_some(())
+            })
+            .unwrap();
+        assert!(!is_open("before"));
+        assert_eq!(told(), ["before", "another title"]);
+        assert_eq!(listed.lock().unwrap().len(), 1, "it is listed once more");
+        painter.paint(&mut app, 2).unwrap();
+        session.capture(&mut watcher, &buffer, &[]).unwrap().frame();
+        picture_of(&buffer).assert_same(&painter.expected(), "the renamed window");
+        assert!(!session.record().stopped);
+        stage.finish("Virtual-1");
+    });
 }

@@ -29,6 +29,14 @@ impl Server {
         self.resize_window(self.state.windows.len() - 1, size);
     }
 
+    /// The window's application gives it another title.
+    pub fn rename_window(&mut self, nth: usize, title: &str) {
+        let handle = &self.state.windows[nth].handle;
+        handle.send_title(title);
+        handle.send_done();
+        self.dispatch();
+    }
+
     pub fn resize_window(&mut self, nth: usize, (width, height): (u32, u32)) {
         let window = &mut self.state.windows[nth];
         window.slots = (0..3).map(|_| Arc::default()).collect();
