@@ -23,6 +23,7 @@ mod control;
 mod copies;
 mod cursor;
 mod cursor_matrix;
+mod cursor_sessions;
 mod faults;
 mod film;
 mod foreign;
