@@ -19,6 +19,7 @@ mod leases;
 mod listening;
 mod lock;
 mod peer;
+mod renderer_choice;
 mod seat;
 mod sinks;
 mod sockets;
