@@ -83,16 +83,6 @@ impl Strip {
         });
         shown.collect()
     }
-
-    /// The refresh, as the screen counts them, in which each picture was shown.
-    fn refreshes(&self) -> Vec<u64> {
-        let feedback = self.painter.feedback();
-        let shown = feedback.iter().filter_map(|f| match f.shown {
-            Shown::Presented { sequence, .. } => Some(sequence),
-            Shown::Waiting | Shown::Discarded => None,
-        });
-        shown.collect()
-    }
 }
 
 /// Takes frames with three requests open.
@@ -207,7 +197,7 @@ fn captures_of_hardware_slower_than_the_screen_go_on_while_an_application_animat
 }
 
 /// Refreshes from picture to picture, the middle one of all.
-fn median_step(refreshes: &[u64]) -> u64 {
+pub fn median_step(refreshes: &[u64]) -> u64 {
     let mut steps: Vec<_> = refreshes.windows(2).map(|p| p[1] - p[0]).collect();
     steps.sort_unstable();
     steps[steps.len() / 2]
@@ -215,20 +205,20 @@ fn median_step(refreshes: &[u64]) -> u64 {
 
 /// Both screens animate until the second has shown so many pictures more; gives the refreshes of these.
 fn animate_both(held: &mut Strip, free: &mut Strip, pictures: usize) -> Vec<u64> {
-    let from = free.refreshes().len();
+    let from = free.painter.refreshes().len();
     machine::wait_until("the animation without captures", SECOND * 60, || {
         for _ in 0..10 {
             held.turn(false);
             free.turn(false);
         }
-        free.refreshes().len() > from + pictures
+        free.painter.refreshes().len() > from + pictures
     });
-    free.refreshes().split_off(from)
+    free.painter.refreshes().split_off(from)
 }
 
 /// When a screen showed the same picture for five refreshes and more, of what came after its first `from` pictures.
 fn gaps(strip: &Strip, from: usize) -> Vec<(Duration, Duration)> {
-    let (times, counts) = (strip.shown(), strip.refreshes());
+    let (times, counts) = (strip.shown(), strip.painter.refreshes());
     let pictures: Vec<_> = times.iter().zip(counts).skip(from).collect();
     let pairs = pictures.windows(2).filter(|p| p[1].1 - p[0].1 >= 5);
     pairs.map(|pair| (pair[0].0 .0, pair[1].0 .0)).collect()
@@ -249,16 +239,19 @@ fn a_fence_that_holds_one_screen_holds_no_other() {
         let before = animate_both(&mut held, &mut free, PICTURES);
         let mut camera = Camera::open(&stage);
         assert_eq!(camera.output.name, names[0]);
-        let (from, held_from) = (free.refreshes().len(), held.refreshes().len());
+        let (from, held_from) = (
+            free.painter.refreshes().len(),
+            held.painter.refreshes().len(),
+        );
         machine::wait_until("the animation with captures", SECOND * 60, || {
             for _ in 0..10 {
                 held.turn(false);
                 free.turn(false);
                 camera.turn();
             }
-            free.refreshes().len() > from + PICTURES && gaps(&held, held_from).len() >= 6
+            free.painter.refreshes().len() > from + PICTURES && gaps(&held, held_from).len() >= 6
         });
-        let with = free.refreshes().split_off(from);
+        let with = free.painter.refreshes().split_off(from);
         let gaps = gaps(&held, held_from);
         drop(camera);
         // The machine itself may have become slower since the first look.
