@@ -19,6 +19,7 @@ mod leases;
 mod listening;
 mod lock;
 mod peer;
+mod renderer_choice;
 mod sandboxes;
 mod seat;
 mod sinks;

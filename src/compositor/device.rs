@@ -25,12 +25,13 @@ use smithay::{
 };
 
 use super::{
+    renderer_choice::{choose, Chosen},
     sinks::{motion, pacing},
     Vitrine,
 };
 use crate::{
     capture::OutputCapture,
-    config::{DmabufTargets, OutputRule, RendererChoice},
+    config::{DmabufTargets, OutputRule},
     input::outputs_changed,
     kms::{self, topology::Sink, KmsEvent},
     output::{describe, Screen, ScreenReport, ScreenSetup},
@@ -146,20 +147,15 @@ impl Vitrine {
         Ok(())
     }
 
-    /// GLES where there is a GPU, pixman elsewhere: a display-only device would mean llvmpipe, slower than pixman.
     fn choose_renderer(&mut self, backend: &Backend) -> anyhow::Result<()> {
-        let wanted = match self.config.renderer {
-            RendererChoice::Pixman => false,
-            RendererChoice::Gles => true,
-            RendererChoice::Auto => backend.render_node().is_some(),
-        };
-        if wanted {
-            match Renderer::gles(backend.gbm.clone()) {
-                Ok(gles) => self.renderer = gles,
-                Err(error) if self.config.renderer == RendererChoice::Auto => {
-                    tracing::warn!(target: "vitrine::render", %error, "falling back to pixman");
-                }
-                Err(error) => return Err(error.into()),
+        let has_render_node = backend.render_node().is_some();
+        let start_gles = || Renderer::gles(backend.gbm.clone());
+        match choose(self.config.renderer, has_render_node, start_gles)? {
+            // It is what we begin with.
+            Chosen::Pixman => {}
+            Chosen::Gles(gles) => self.renderer = gles,
+            Chosen::FellBack(error) => {
+                tracing::warn!(target: "vitrine::render", %error, "falling back to pixman");
             }
         }
         tracing::info!(target: "vitrine::render", renderer = self.renderer.name(), "renderer chosen");

@@ -12,7 +12,6 @@ use wayland_protocols::ext::{
         ext_output_image_capture_source_manager_v1 as outputs,
     },
     image_copy_capture::v1::client::{
-        ext_image_copy_capture_cursor_session_v1::ExtImageCopyCaptureCursorSessionV1 as CursorSession,
         ext_image_copy_capture_frame_v1 as frame, ext_image_copy_capture_manager_v1 as manager,
         ext_image_copy_capture_session_v1 as session,
     },
@@ -22,6 +21,7 @@ use super::{
     buffers::{shm_code, Buffer, MemoryKind, ARGB8888, XRGB8888},
     clock,
     connect::{Client, ClientError, State},
+    cursor_session::{CursorSession, SharedCursor},
     output::OutputInfo,
     picture::{Picture, Rect},
     stats::CaptureStats,
@@ -190,7 +190,8 @@ impl CopySession {
         let outputs: outputs::ExtOutputImageCaptureSourceManagerV1 = client.bind(1, ())?;
         let manager: manager::ExtImageCopyCaptureManagerV1 = client.bind(1, ())?;
         let source = outputs.create_source(&output.proxy, &client.qh, ());
-        let cursor = manager.create_pointer_cursor_session(&source, pointer, &client.qh, ());
+        let told = SharedCursor::default();
+        let cursor = manager.create_pointer_cursor_session(&source, pointer, &client.qh, told);
         source.destroy();
         outputs.destroy();
         manager.destroy();
@@ -485,5 +486,3 @@ impl Dispatch<frame::ExtImageCopyCaptureFrameV1, SharedFrame> for State {
 wayland_client::delegate_noop!(State: ignore outputs::ExtOutputImageCaptureSourceManagerV1);
 wayland_client::delegate_noop!(State: ignore source::ExtImageCaptureSourceV1);
 wayland_client::delegate_noop!(State: ignore manager::ExtImageCopyCaptureManagerV1);
-
-wayland_client::delegate_noop!(State: ignore CursorSession);

@@ -22,6 +22,7 @@ pub mod buffers;
 pub mod clock;
 pub mod connect;
 pub mod copy_capture;
+pub mod cursor_session;
 pub mod export_dmabuf;
 pub mod output;
 pub mod painter;

@@ -317,6 +317,16 @@ impl Painter {
         self.presentation.all()
     }
 
+    /// In which refresh, as the screen counts them, each commit that was shown was shown.
+    pub fn refreshes(&self) -> Vec<u64> {
+        let feedback = self.presentation.all().into_iter();
+        let shown = feedback.filter_map(|f| match f.shown {
+            Shown::Presented { sequence, .. } => Some(sequence),
+            Shown::Waiting | Shown::Discarded => None,
+        });
+        shown.collect()
+    }
+
     /// The pointer, with [`PainterOptions::cursor`] and if the seat has one.
     pub fn pointer(&mut self) -> Option<&mut Pointer> {
         self.pointer.as_mut()

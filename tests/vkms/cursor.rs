@@ -190,7 +190,7 @@ fn the_cursor_of_an_application_is_in_every_captured_picture_and_wherever_it_goe
     });
 }
 
-fn has_pointer(client: &mut Client) -> bool {
+pub fn has_pointer(client: &mut Client) -> bool {
     use wayland_client::protocol::wl_compositor::WlCompositor;
     let compositor: WlCompositor = client.bind(4, ()).unwrap();
     let surface = compositor.create_surface(&client.qh, None);

@@ -1,15 +1,16 @@
-//! The cursor on a plane or in the picture, sessions that want it and sessions that do not, both producers: whoever asks
-//! gets exactly what he asked for, at the same time as all others.
+//! The cursor on a plane or in the picture, sessions that want it, sessions that do not and both at once, both producers:
+//! whoever asks gets exactly what he asked for, at the same time as all others.
 
 use crate::{
     clients::{
         copy_capture::{picture_of, CopySession, PendingCopy},
         export_dmabuf::Exporter,
+        screencopy::Screencopy,
         Buffer, Client, MemoryKind, OutputInfo, Picture, Rect,
     },
     cursor::{setup, with_arrow},
     faults::assert_clean,
-    machine::{self, Machine, Output, SECOND},
+    machine::{self, vkms_crc, Guest, Machine, Output, SECOND},
     mouse::Mouse,
     stage::{Setup, Stage, Summary},
 };
@@ -17,11 +18,12 @@ use crate::{
 /// Places in the middle, over an edge, in a corner.
 const PLACES: [(i32, i32); 4] = [(100, 50), (101, 51), (635, 200), (0, 479)];
 
-/// One view of the screen through both protocols.
+/// One view of the screen through all protocols.
 struct View {
     client: Client,
     output: OutputInfo,
     exporter: Exporter,
+    screencopy: Screencopy,
     session: CopySession,
     buffer: Buffer,
     cursor: bool,
@@ -36,6 +38,7 @@ impl View {
         let buffer = session.buffer(&mut client, MemoryKind::Shm).unwrap();
         Self {
             exporter: Exporter::new(&client).unwrap(),
+            screencopy: Screencopy::new(&client).unwrap(),
             client,
             output,
             session,
@@ -50,6 +53,34 @@ impl View {
             .exporter
             .capture(&mut self.client, &self.output, self.cursor);
         frame.unwrap().frame().picture()
+    }
+
+    /// A whole picture by screencopy, with `overlay_cursor` or without.
+    fn shoot(&mut self) -> Picture {
+        let (client, cursor) = (&mut self.client, self.cursor);
+        let frame = self.screencopy.frame(client, &self.output, cursor, None);
+        let frame = frame.unwrap();
+        let buffer = frame.buffer(client, MemoryKind::Shm).unwrap();
+        frame.picture(client, &buffer).unwrap()
+    }
+
+    /// What it must show of a screen that shows `plain` and, with the cursor, `pointed`.
+    fn of<'p>(&self, plain: &'p Picture, pointed: &'p Picture) -> &'p Picture {
+        match self.cursor {
+            true => pointed,
+            false => plain,
+        }
+    }
+
+    /// Exports until that is seen: the newest frame may be one from before.
+    #[track_caller]
+    fn export_until(&mut self, expected: &Picture, what: &str) {
+        for _ in 0..20 {
+            if self.export().difference(expected).is_none() {
+                return;
+            }
+        }
+        self.export().assert_same(expected, what);
     }
 
     /// Waits for the request that is under way, if any, and follows the changes until the buffer shows `expected`.
@@ -77,6 +108,11 @@ impl View {
         }
     }
 
+    fn named(&self, what: &str) -> String {
+        let which = if self.cursor { "with" } else { "without" };
+        format!("{what}, {which} the cursor")
+    }
+
     fn is_answered(&mut self) -> bool {
         self.client.roundtrip().unwrap();
         self.pending.as_ref().is_some_and(PendingCopy::has_ended)
@@ -99,31 +135,61 @@ fn point(mouse: &mut Mouse, view: &mut View, plain: &Picture, (x, y): (i32, i32)
     panic!("the pointer at {x}, {y}: {difference:?}");
 }
 
-/// Both views at the same time, through both protocols, wherever the pointer goes and whatever is painted below.
-fn both_views(machine: Machine, setup: Setup, judge: fn(&str, Summary)) {
+/// The same by the word of the CRTC: there may be nobody who captures the pointer.
+fn point_unseen(guest: &Guest, mouse: &mut Mouse, plain: &Picture, (x, y): (i32, i32)) -> Picture {
+    let expected = with_arrow(plain.clone(), (x, y));
+    let wanted = vkms_crc(&expected.to_bytes());
+    let mut turn = 0;
+    machine::wait_until("the CRTC to show the pointer", SECOND * 30, || {
+        if turn % 50 == 0 {
+            mouse.to(x, y);
+        }
+        turn += 1;
+        guest.crc(0).unwrap().next_frame().unwrap().value == wanted
+    });
+    expected
+}
+
+/// Who looks: with the cursor, without it, or one of each.
+const ON: &[bool] = &[true];
+const OFF: &[bool] = &[false];
+const BOTH: &[bool] = &[false, true];
+
+/// All views at the same time, through all protocols, wherever the pointer goes and whatever is painted below.
+fn views(machine: Machine, setup: Setup, cursors: &'static [bool], judge: fn(&str, Summary)) {
     machine::boot(machine, move |guest| {
-        let mut mouse = Mouse::new();
         let stage = setup.start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 1).unwrap();
-        let (mut with, mut without) = (View::open(&stage, true), View::open(&stage, false));
-        without.copy_until(&painter.expected(), "before the pointer");
+        let open = |cursor: &bool| View::open(&stage, *cursor);
+        let mut views: Vec<_> = cursors.iter().map(open).collect();
+        for view in &mut views {
+            view.copy_until(&painter.expected(), "before the pointer");
+        }
+        let mut mouse = Mouse::new();
         for (n, place) in (2..).zip(PLACES) {
             let plain = painter.expected();
-            without.ask();
-            let expected = point(&mut mouse, &mut with, &plain, place);
-            without.export().assert_same(&plain, "export without");
-            with.export()
-                .assert_same(&expected, "export with, after one without");
-            without
-                .export()
-                .assert_same(&plain, "export without, again");
-            with.copy_until(&expected, "copy with");
-            assert!(
-                !without.is_answered(),
-                "the pointer woke who does not see it"
-            );
-            // Another picture below the pointer, or a part of one: both views follow.
+            for view in views.iter_mut().filter(|view| !view.cursor) {
+                view.ask();
+            }
+            let pointed = point_unseen(guest, &mut mouse, &plain, place);
+            for view in &mut views {
+                view.export_until(view.of(&plain, &pointed), &view.named("export"));
+            }
+            // Nobody changes anything now: each is right again after the other.
+            for view in &mut views {
+                let expected = view.of(&plain, &pointed);
+                let (again, shot) = (view.named("export, again"), view.named("screencopy"));
+                view.export().assert_same(expected, &again);
+                view.shoot().assert_same(expected, &shot);
+            }
+            for view in &mut views {
+                match view.cursor {
+                    true => view.copy_until(&pointed, "copy with"),
+                    false => assert!(!view.is_answered(), "the pointer woke who does not see it"),
+                }
+            }
+            // Another picture below the pointer, or a part of one: all views follow.
             match n % 2 {
                 0 => painter.present(&mut client, n).unwrap(),
                 _ => {
@@ -133,16 +199,21 @@ fn both_views(machine: Machine, setup: Setup, judge: fn(&str, Summary)) {
                 }
             };
             let plain = painter.expected();
-            let expected = with_arrow(plain.clone(), place);
-            without.copy_until(&plain, "copy without");
-            with.copy_until(&expected, "copy with, other picture");
-            without
-                .export()
-                .assert_same(&plain, "export without, other picture");
-            with.export()
-                .assert_same(&expected, "export with, other picture");
+            let pointed = with_arrow(plain.clone(), place);
+            for view in &mut views {
+                let expected = view.of(&plain, &pointed);
+                let what = [
+                    "copy, other picture",
+                    "export, other picture",
+                    "screencopy, other",
+                ];
+                let [copy, export, shot] = what.map(|what| view.named(what));
+                view.copy_until(expected, &copy);
+                view.export().assert_same(expected, &export);
+                view.shoot().assert_same(expected, &shot);
+            }
         }
-        drop((with, without));
+        drop(views);
         let log_of = guest.out().join("vitrine.log");
         let summary = stage.finish("Virtual-1");
         println!("{summary:?}");
@@ -150,6 +221,11 @@ fn both_views(machine: Machine, setup: Setup, judge: fn(&str, Summary)) {
         assert_clean(&guest.dmesg());
         judge(&std::fs::read_to_string(log_of).unwrap(), summary);
     });
+}
+
+/// Both views at the same time.
+fn both_views(machine: Machine, setup: Setup, judge: fn(&str, Summary)) {
+    views(machine, setup, BOTH, judge);
 }
 
 fn with(lines: &str) -> Setup {
@@ -195,6 +271,61 @@ fn with_the_cursor_on_its_plane_both_views_are_rendered() {
 fn with_the_cursor_in_the_picture_both_views_are_rendered() {
     let lines = format!("{SOFTWARE}{RENDER}");
     both_views(Machine::default(), with(&lines), leased_and_rendered);
+}
+
+fn only_written(_: &str, summary: Summary) {
+    assert!(summary.get("written_back") > 0);
+    assert_eq!(summary.get("rendered"), 0);
+}
+
+#[test]
+fn with_the_cursor_on_its_plane_the_connector_alone_serves_those_who_want_it() {
+    views(Machine::default(), setup(), ON, only_written);
+}
+
+#[test]
+fn with_the_cursor_in_the_picture_the_connector_alone_serves_those_who_want_it() {
+    views(Machine::default(), with(SOFTWARE), ON, only_written);
+}
+
+#[test]
+fn with_the_cursor_on_its_plane_who_does_not_want_it_is_rendered_for_alone() {
+    views(Machine::default(), setup(), OFF, both_produce);
+}
+
+#[test]
+fn with_the_cursor_in_the_picture_who_does_not_want_it_is_rendered_for_alone() {
+    views(Machine::default(), with(SOFTWARE), OFF, both_produce);
+}
+
+#[test]
+fn with_the_cursor_on_its_plane_the_renderer_serves_those_who_want_it() {
+    views(Machine::default(), with(RENDER), ON, leased_and_rendered);
+}
+
+/// Each picture on the screen is what they want.
+#[test]
+fn with_the_cursor_on_its_plane_the_renderer_serves_those_who_do_not_want_it() {
+    views(Machine::default(), with(RENDER), OFF, |log, summary| {
+        assert!(summary.get("leased") > 0);
+        only_rendered(log, summary);
+    });
+}
+
+/// The same for those who want it: it is in what is on the screen.
+#[test]
+fn with_the_cursor_in_the_picture_the_renderer_serves_those_who_want_it() {
+    let lines = format!("{SOFTWARE}{RENDER}");
+    views(Machine::default(), with(&lines), ON, |log, summary| {
+        assert!(summary.get("leased") > 0);
+        only_rendered(log, summary);
+    });
+}
+
+#[test]
+fn with_the_cursor_in_the_picture_the_renderer_serves_those_who_do_not_want_it() {
+    let lines = format!("{SOFTWARE}{RENDER}");
+    views(Machine::default(), with(&lines), OFF, leased_and_rendered);
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod control;
 mod copies;
 mod cursor;
 mod cursor_matrix;
+mod cursor_sessions;
 mod faults;
 mod fences;
 mod figures;
