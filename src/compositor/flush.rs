@@ -96,8 +96,8 @@ impl Vitrine {
     /// copy is under way until it is over.
     pub(super) fn flush(&mut self) {
         let mut patient = std::mem::take(&mut self.flushing.requested);
-        // The next turn is sure: the flip's, the fence's, or that of the job's deadline.
-        if self.fences.is_empty() || self.alarm.is_none() {
+        // The next turn is sure: the flip's, the fence's, or that of a deadline.
+        if !self.awaits_screen() || self.alarm.is_none() {
             patient.clear();
         }
         let now = self.turn();

@@ -76,6 +76,8 @@ pub(super) struct Listening {
     patient: Rc<OwnedFd>,
     /// The patient set in the event loop.
     token: RegistrationToken,
+    /// Whether it wakes the loop.
+    patient_watched: bool,
     connections: HashMap<u64, Connection>,
     keys: HashMap<ClientId, u64>,
     last_key: u64,
@@ -114,6 +116,7 @@ impl Listening {
             prompt,
             patient,
             token,
+            patient_watched: true,
             connections: HashMap::new(),
             keys: HashMap::new(),
             last_key: 0,
@@ -317,8 +320,10 @@ impl Vitrine {
 
     /// A turn begins its work: what resting clients have sent until now is part of it.
     pub(super) fn hear_resting_clients(&mut self) {
-        let resting = self.listening.rest.until;
-        if resting.is_some_and(|until| until <= self.turn() || !self.all_await_flips()) {
+        let resting = !self.listening.patient_watched;
+        let until = self.listening.rest.until;
+        let due = |now| until.is_none_or(|until| until <= now) || !self.all_await_flips();
+        if resting && due(self.turn()) {
             self.hear_clients(Hearing::Patient);
         } else {
             self.forget_clients();
@@ -336,22 +341,32 @@ impl Vitrine {
         let told: u64 = self.captures.values().map(|capture| capture.told()).sum();
         let news = told.saturating_sub(self.listening.told);
         self.listening.told = told;
+        let coming = self.awaits_screen();
         let screens = self.backend.iter().flat_map(|backend| &backend.screens);
-        let coming = !self.fences.is_empty() || screens.clone().any(|screen| screen.awaits_flip());
-        let rested = self.listening.rest.until.is_some();
         let news = usize::try_from(news).unwrap_or(usize::MAX);
         let refresh = screens.map(|screen| screen.refresh()).min();
         let short = refresh.unwrap_or(USUAL_REFRESH) / SHORT_REST;
         self.listening.rest.turn(now, news, coming, short);
+        let wanted = self.listening.rest.until.is_none();
         let token = self.listening.token;
-        let changed = match (rested, self.listening.rest.until.is_some()) {
-            (false, true) => self.event_loop.disable(&token),
-            (true, false) => self.event_loop.enable(&token),
+        let changed = match (self.listening.patient_watched, wanted) {
+            (true, false) => self.event_loop.disable(&token),
+            (false, true) => self.event_loop.enable(&token),
             (false, false) | (true, true) => Ok(()),
         };
-        if let Err(error) = changed {
-            tracing::error!(target: "vitrine::clients", %error, "capture clients may not be heard");
+        match changed {
+            Ok(()) => self.listening.patient_watched = wanted,
+            // The next turn tries again, and hears them meanwhile.
+            Err(error) => {
+                tracing::warn!(target: "vitrine::clients", %error, "capture clients are not watched as they should be");
+            }
         }
+    }
+
+    /// Whether a flip or the end of a job is to come, either of which makes a turn of the event loop.
+    pub(super) fn awaits_screen(&self) -> bool {
+        let mut screens = self.backend.iter().flat_map(|backend| &backend.screens);
+        screens.any(|screen| screen.awaits_flip() || screen.awaits_job())
     }
 }
 

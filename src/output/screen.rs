@@ -240,6 +240,11 @@ impl Screen {
         !self.paused && self.is_flip_pending()
     }
 
+    /// Whether a writeback job is under way whose end, or deadline, is to come.
+    pub fn awaits_job(&self) -> bool {
+        !self.paused && self.pipeline.writeback().in_flight().is_some()
+    }
+
     fn is_flip_pending(&self) -> bool {
         matches!(
             self.pipeline.state(),
