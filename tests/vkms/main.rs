@@ -19,6 +19,7 @@ mod bad_inputs;
 mod capture;
 mod churn;
 mod cli;
+mod clipboard;
 mod control;
 mod copies;
 mod cursor;
