@@ -49,7 +49,7 @@ struct Application {
     device: WlDataDevice,
     manager: WlDataDeviceManager,
     record: Record,
-    hands: Hands,
+    _hands: Hands,
     client: Client,
 }
 
@@ -71,7 +71,7 @@ impl Application {
             device,
             manager,
             record,
-            hands,
+            _hands: hands,
             client,
         }
     }

@@ -18,6 +18,7 @@ mod bad_captures;
 mod bad_inputs;
 mod capture;
 mod churn;
+mod churn_targets;
 mod cli;
 mod clipboard;
 mod control;
