@@ -140,6 +140,7 @@ pub struct Vitrine {
     woken: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
+    selections: handlers::Selections,
     /// The control socket, and what is written in the background.
     control: control::Control,
 }
@@ -246,6 +247,7 @@ impl Vitrine {
             released: Arc::default(),
             woken: Arc::default(),
             fences: HashMap::new(),
+            selections: handlers::Selections::default(),
             control: control::Control::default(),
             config,
             display: display_handle,

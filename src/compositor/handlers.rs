@@ -7,15 +7,19 @@ use smithay::{
     delegate_cursor_shape, delegate_data_device, delegate_dmabuf, delegate_presentation,
     delegate_primary_selection, delegate_single_pixel_buffer, delegate_viewporter,
     input::Seat,
+    reexports::wayland_server::{backend::ClientId, Resource},
     wayland::{
         dmabuf::{DmabufFeedbackBuilder, DmabufGlobal, DmabufHandler, DmabufState, ImportNotifier},
         output::OutputHandler,
         selection::{
             data_device::{
-                ClientDndGrabHandler, DataDeviceHandler, DataDeviceState, ServerDndGrabHandler,
+                clear_data_device_selection, ClientDndGrabHandler, DataDeviceHandler,
+                DataDeviceState, ServerDndGrabHandler,
             },
-            primary_selection::{PrimarySelectionHandler, PrimarySelectionState},
-            SelectionHandler,
+            primary_selection::{
+                clear_primary_selection, PrimarySelectionHandler, PrimarySelectionState,
+            },
+            SelectionHandler, SelectionSource, SelectionTarget,
         },
         shm::{ShmHandler, ShmState},
         tablet_manager::TabletSeatHandler,
@@ -96,6 +100,42 @@ impl XdgOutputHandler for Vitrine {
 
 impl SelectionHandler for Vitrine {
     type SelectionUserData = ();
+
+    fn new_selection(
+        &mut self,
+        target: SelectionTarget,
+        source: Option<SelectionSource>,
+        seat: Seat<Self>,
+    ) {
+        // Only who has the keyboard may set it.
+        let focus = seat.get_keyboard().and_then(|keys| keys.current_focus());
+        let owner = focus.filter(|_| source.is_some()).and_then(|s| s.client());
+        let owner = owner.map(|client| client.id());
+        match target {
+            SelectionTarget::Clipboard => self.selections.clipboard = owner,
+            SelectionTarget::Primary => self.selections.primary = owner,
+        }
+    }
+}
+
+/// Which clients have what is in the clipboard and in the primary selection.
+#[derive(Debug, Default)]
+pub(super) struct Selections {
+    clipboard: Option<ClientId>,
+    primary: Option<ClientId>,
+}
+
+impl Vitrine {
+    /// A client is gone, and with it what it had copied. Smithay notices that only when the focus changes: until then the
+    /// focused client would offer to paste what nobody has.
+    pub(super) fn forget_selections(&mut self, gone: &ClientId) {
+        if self.selections.clipboard.take_if(|o| o == gone).is_some() {
+            clear_data_device_selection(&self.display, &self.seat);
+        }
+        if self.selections.primary.take_if(|o| o == gone).is_some() {
+            clear_primary_selection(&self.display, &self.seat);
+        }
+    }
 }
 
 impl DataDeviceHandler for Vitrine {

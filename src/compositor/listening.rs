@@ -313,7 +313,8 @@ impl Vitrine {
             }
             for client in gone {
                 self.listening.forget(&client);
-                self.dispatch(client);
+                self.dispatch(client.clone());
+                self.forget_selections(&client);
             }
         }
     }

@@ -78,7 +78,7 @@ impl Count {
 
 /// What vitrine has.
 #[derive(Debug, Clone, Copy)]
-struct Holdings {
+pub struct Holdings {
     descriptors: usize,
     dmabufs: usize,
     pss_kib: u64,
@@ -464,12 +464,25 @@ fn churn(stage: &Stage<'_>, screen: &mut (Client, Painter), count: &mut Count, e
 }
 
 /// Waits until the last who left is forgotten, and looks.
-fn look(guest: &Guest, stage: &Stage<'_>) -> Holdings {
+pub fn look(guest: &Guest, stage: &Stage<'_>) -> Holdings {
     machine::wait_until("everybody to be gone", SECOND * 20, || {
         let report = capture_report(guest);
         report.clients.is_empty() && report.held == 0 && report.quarantined == 0
     });
     Holdings::at_rest(guest, &stage.vitrine)
+}
+
+/// Nothing is left of what came and went after the first look.
+#[track_caller]
+pub fn assert_flat(before: Holdings, later: &[Holdings]) {
+    for now in later {
+        assert_eq!(now.descriptors, before.descriptors, "{before:?} {now:?}");
+        assert_eq!(now.dmabufs, before.dmabufs, "{before:?} {now:?}");
+        assert_eq!(now.buffers, before.buffers, "{before:?} {now:?}");
+    }
+    let after = later.last().unwrap();
+    let grown = after.pss_kib.saturating_sub(before.pss_kib);
+    assert!(grown < GROWTH_KIB, "memory grew: {before:?} {after:?}");
 }
 
 #[test]
@@ -510,13 +523,7 @@ fn fifteen_thousand_objects_that_come_and_go_leave_nothing_behind() {
         assert!(count.screencopies >= 800, "{count:?}");
         assert!(count.cursors >= 500 && count.windows >= 500, "{count:?}");
         assert!(count.connections >= 300, "{count:?}");
-        for now in [between, after] {
-            assert_eq!(now.descriptors, before.descriptors, "{before:?} {now:?}");
-            assert_eq!(now.dmabufs, before.dmabufs, "{before:?} {now:?}");
-            assert_eq!(now.buffers, before.buffers, "{before:?} {now:?}");
-        }
-        let grown = after.pss_kib.saturating_sub(before.pss_kib);
-        assert!(grown < GROWTH_KIB, "memory grew: {before:?} {after:?}");
+        assert_flat(before, &[between, after]);
         let log = stage.vitrine.log();
         assert!(!log.contains("panicked"), "{log}");
         let summary = stage.finish("Virtual-1");
