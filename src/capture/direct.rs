@@ -198,7 +198,8 @@ impl OutputCapture {
             let target = session.target.as_ref();
             !session.requests.is_empty() && target.is_some_and(|target| overdue(target.id))
         };
-        self.overdue.is_any_before(self.ring.generation()) || self.sessions.values().any(waits)
+        self.overdue.is_any_provable_before(self.ring.generation())
+            || self.sessions.values().any(waits)
     }
 
     /// Whether the memory that the session's request names is being written, or may be: by a job, in flight or overdue, or by

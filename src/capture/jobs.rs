@@ -360,7 +360,9 @@ impl OutputCapture {
     pub fn overdue(&mut self, job: JobId) {
         self.never_again_direct(job);
         if let Some(late) = self.jobs.iter().find(|have| have.id == job) {
-            self.overdue.add(job, late.generation, late.target_id());
+            let target = late.target_id();
+            self.overdue
+                .add(job, late.producer, late.generation, target);
         }
         let Some((place, damage)) = self.remove_job(job) else {
             return;

@@ -5,11 +5,15 @@
 //! memory may be seen even then: a client may have mapped the slot for an earlier frame, or own the memory. So jobs are
 //! remembered here apart from the ring.
 
-use crate::capture::ids::{JobId, TargetId};
+use crate::capture::{
+    frame::Producer,
+    ids::{JobId, TargetId},
+};
 
 #[derive(Debug)]
 struct Late {
     job: JobId,
+    producer: Producer,
     generation: u32,
     /// The client's memory that it writes; `None`: its slot.
     target: Option<TargetId>,
@@ -20,9 +24,16 @@ struct Late {
 pub(crate) struct Overdue(Vec<Late>);
 
 impl Overdue {
-    pub fn add(&mut self, job: JobId, generation: u32, target: Option<TargetId>) {
+    pub fn add(
+        &mut self,
+        job: JobId,
+        producer: Producer,
+        generation: u32,
+        target: Option<TargetId>,
+    ) {
         self.0.push(Late {
             job,
+            producer,
             generation,
             target,
         });
@@ -34,9 +45,12 @@ impl Overdue {
         place.is_some_and(|place| self.0.swap_remove(place).target.is_some())
     }
 
-    /// All but the job in flight are over. Returns those of them that had a client's memory.
+    /// All of the connector's but the job in flight are over; that says nothing of what a GPU draws. Returns those of them that
+    /// had a client's memory.
     pub fn left_behind(&mut self, in_flight: Option<JobId>) -> Vec<JobId> {
-        let left_behind = self.0.extract_if(.., |late| Some(late.job) != in_flight);
+        let over =
+            |late: &mut Late| late.producer == Producer::Writeback && Some(late.job) != in_flight;
+        let left_behind = self.0.extract_if(.., over);
         let with_target = left_behind.filter(|late| late.target.is_some());
         with_target.map(|late| late.job).collect()
     }
@@ -49,5 +63,12 @@ impl Overdue {
     /// Whether one may still write a picture from before this generation of the ring.
     pub fn is_any_before(&self, generation: u32) -> bool {
         self.0.iter().any(|late| late.generation != generation)
+    }
+
+    /// The same of those that the connector writes: whose end its proof would tell.
+    pub fn is_any_provable_before(&self, generation: u32) -> bool {
+        let provable = |late: &&Late| late.producer == Producer::Writeback;
+        let mut provable = self.0.iter().filter(provable);
+        provable.any(|late| late.generation != generation)
     }
 }

@@ -428,6 +428,28 @@ fn a_job_of_before_counts_until_it_is_over_whether_it_is_in_time_and_whatever_it
 }
 
 #[test]
+fn a_proof_of_the_connector_says_nothing_of_what_a_gpu_still_draws() {
+    let mut rig = rig();
+    let session = rig.streaming();
+    rig.ask(session, 7);
+    let (job, now) = (JobId(900), rig.now());
+    let slot = rig
+        .capture
+        .arm_view(job, Producer::Render, CursorInFrame::Absent, now);
+    slot.unwrap();
+    rig.capture.committed(&[rect(0, 0, 8, 8)], Some(job));
+    rig.capture.overdue(job);
+    rig.capture.clear_buffers(now);
+    let buffers = memories(&stamped(4));
+    rig.capture.set_buffers(format(), buffers, now).unwrap();
+    assert!(!rig.capture.waits_for_proof(), "no probe would tell");
+    drop(rig.capture.release_targets(None));
+    assert!(rig.capture.has_old_jobs(), "it may still be drawn");
+    rig.capture.late_fence(job);
+    assert!(!rig.capture.has_old_jobs());
+}
+
+#[test]
 fn a_picture_that_is_complete_but_not_told_when_all_have_to_go_is_given_to_nobody() {
     let mut rig = rig();
     let session = rig.streaming();
