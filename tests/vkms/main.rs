@@ -69,6 +69,7 @@ mod sharing;
 mod sink;
 mod stage;
 mod stock;
+mod stopped;
 mod streaming;
 mod surfaces;
 mod toplevels;
