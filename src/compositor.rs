@@ -5,6 +5,7 @@
 //! same state without a kernel.
 
 mod access;
+mod acquire;
 mod app;
 mod capture;
 mod clients;
@@ -124,6 +125,8 @@ pub struct Vitrine {
     copier: Copier,
     tasks: LoopSender<Vitrine>,
     dmabuf_global: Option<DmabufGlobal>,
+    /// What commits wait for.
+    acquire: acquire::Acquire,
     input: Input,
     libinput: Option<smithay::reexports::input::Libinput>,
     /// The next deadline of all screens and captures.
@@ -236,6 +239,7 @@ impl Vitrine {
             copier,
             tasks,
             dmabuf_global: None,
+            acquire: acquire::Acquire::default(),
             captures: HashMap::new(),
             input: Input::new(config.input.clone()),
             libinput: None,

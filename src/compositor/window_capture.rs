@@ -21,7 +21,7 @@ use crate::{
     kms::fault::FaultPlan,
     output::{Filled, Order, Owner, WindowSlot, Work},
     protocols,
-    render::{RenderError, Renderer, WindowCanvas, WindowTarget},
+    render::{window_waits, RenderError, Renderer, WindowCanvas, WindowTarget},
     time::Time,
 };
 
@@ -271,6 +271,10 @@ impl WindowCapture {
         let Some(canvas) = &mut self.canvas else {
             return;
         };
+        if window_waits(window) {
+            // The screen that shows it looks again, and with it this.
+            return;
+        }
         match studio.renderer.window_damage(window, canvas) {
             Ok(damage) if damage.is_empty() => {}
             Ok(damage) => self.capture.committed(&damage, None),

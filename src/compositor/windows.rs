@@ -28,7 +28,7 @@ use smithay::{
     },
 };
 
-use super::{ClientState, Vitrine};
+use super::{acquire, ClientState, Vitrine};
 
 impl CompositorHandler for Vitrine {
     fn compositor_state(&mut self) -> &mut CompositorState {
@@ -50,6 +50,11 @@ impl CompositorHandler for Vitrine {
         if let Some(client) = surface.client() {
             self.listening.draws(&client.id());
         }
+        acquire::watch_commits(surface);
+    }
+
+    fn destroyed(&mut self, surface: &WlSurface) {
+        self.forget_commits(surface);
     }
 
     fn commit(&mut self, surface: &WlSurface) {

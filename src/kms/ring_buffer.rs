@@ -4,7 +4,8 @@
 //! the file mode of its first export for ever, so a client cannot write even what it maps itself. Probe buffers are
 //! exported writable, for the canary, and never leave this process.
 //!
-//! There is one mapping per buffer to read it, made once, and a second one to write it where the render producer does.
+//! There is one mapping per buffer to read it, made once, and a second one to write it where the render producer may: then it is
+//! the one that is read, too.
 //! It must not know leases; `capture` decides who reads when.
 
 use std::{
@@ -158,15 +159,34 @@ impl RingBuffer {
         self.dmabuf.as_fd()
     }
 
-    /// Shows the bytes to `f`, in step with the hardware's caches.
+    /// Shows the bytes to `f`. Never waits: what is in a buffer of which clients have descriptors was complete when its job was,
+    /// and whatever fence is on it since then is theirs. Through the device's own mapping, where there is one, that needs no
+    /// word to the kernel, as such mappings are made for a CPU that shares them with the display. Else it does, and would wait.
     ///
     /// # Errors
-    /// If the kernel cannot synchronise.
+    /// The kernel cannot synchronise, or somebody's fence keeps us from asking it to.
     pub fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        if self.access == Access::ReadOnly {
+            if let Some(mapping) = self.own_mapping() {
+                // SAFETY: a slot is written while it is armed, when nobody reads it.
+                f(unsafe { mapping.bytes() });
+                return Ok(());
+            }
+            if !ready(self.dmabuf.as_fd(), PollFlags::IN)? {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
         in_step(&self.dmabuf, CpuAccess::Read, || {
             // SAFETY: a canary is written with `&mut self`; a slot is written while it is armed, when nobody reads it.
             f(unsafe { self.mapping.bytes() });
         })
+    }
+
+    /// That of [`writable`](Self::writable), if it was made.
+    fn own_mapping(&self) -> Option<Arc<Mapping>> {
+        // Nothing is half done under this lock.
+        let writable = self.writable.lock().unwrap_or_else(PoisonError::into_inner);
+        writable.clone()
     }
 
     /// The memory to be written by this process, through a mapping of its own: the dma-buf stays read-only for everybody
@@ -185,19 +205,18 @@ impl RingBuffer {
         Ok(Arc::clone(writable.insert(mapping)))
     }
 
-    /// Lets `f` write the bytes, in step with the hardware's caches. Only while the buffer is armed for a job of this
-    /// process: nobody reads it then, and the hardware does not write it.
+    /// Lets `f` write the bytes, without a word to the kernel, which would wait for clients' fences. Only while the buffer is
+    /// armed for a job of this process: nobody reads it then, and the hardware does not write it.
     ///
     /// # Errors
-    /// The driver does not let its buffers be mapped, or the kernel cannot synchronise.
+    /// The driver does not let its buffers be mapped.
     pub fn write(&self, f: &mut dyn FnMut(&mut [u8])) -> io::Result<()> {
         let mapping = self.writable()?;
         // One writer at a time.
         let _alone = self.writable.lock().unwrap_or_else(PoisonError::into_inner);
-        in_step(&self.dmabuf, CpuAccess::Write, || {
-            // SAFETY: mapped writable; the lock keeps other writers away, the ring keeps readers away from armed slots.
-            f(unsafe { mapping.bytes_mut() });
-        })
+        // SAFETY: mapped writable; the lock keeps other writers away, the ring keeps readers away from armed slots.
+        f(unsafe { mapping.bytes_mut() });
+        Ok(())
     }
 
     /// Whether nobody's hardware reads it any more (dma-buf fences); never blocks.

@@ -151,6 +151,7 @@ impl Screen {
             feedback: None,
             callbacks: super::feedback::DrawnCallbacks::default(),
             callbacks_due: None,
+            look_again: None,
             last_flip: Time::default(),
             retry_at: None,
             starved_until: None,

@@ -152,15 +152,13 @@ impl CaptureBuffers {
         self.slots.get(&slot)
     }
 
-    /// Whether this process can write the slots: tried once, with any of them.
+    /// Whether this process can write the slots. From then on it reads them, too, without a word to the kernel.
     ///
     /// # Errors
     /// What the driver says.
     pub fn check_writable(&self) -> io::Result<()> {
-        match self.slots.values().next() {
-            Some(slot) => slot.buffer.writable().map(drop),
-            None => Ok(()),
-        }
+        let mut slots = self.slots.values();
+        slots.try_for_each(|slot| slot.buffer.writable().map(drop))
     }
 
     /// A slot for the renderer to draw into: by pixman through our own mapping, by a GPU through the dma-buf.

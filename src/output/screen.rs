@@ -117,6 +117,8 @@ pub struct Screen {
     pub(super) callbacks: feedback::DrawnCallbacks,
     /// Clients that wait for a frame callback get it then, although nothing was committed.
     pub(super) callbacks_due: Option<Time>,
+    /// The picture lacks a window whose fence is pending; whether it still is has to be asked.
+    pub(super) look_again: Option<Time>,
     pub(super) last_flip: Time,
     /// No commit before this time, after one that failed.
     pub(super) retry_at: Option<Time>,
@@ -218,6 +220,9 @@ impl Screen {
             self.bring_up(context, &mut step);
             return step;
         }
+        if self.look_again.take_if(|at| *at <= context.now).is_some() {
+            self.scene_dirty = true;
+        }
         match self.plan(context) {
             Plan::Wait(until) => step.wake_at(until),
             Plan::Commit { job, force } => {
@@ -227,6 +232,7 @@ impl Screen {
         }
         step.wake_at(self.watchdog(context.now));
         step.wake_at(self.callbacks_due);
+        step.wake_at(self.look_again);
         step
     }
 
@@ -336,6 +342,10 @@ impl Screen {
         let mut owed = false;
         if self.scene_dirty || self.chain.latest().is_none() {
             drawn = self.draw_scene(context);
+            self.look_again = self
+                .scene
+                .is_incomplete()
+                .then_some(context.now + self.refresh);
             owed = drawn.is_none() && feedback::is_owed(context.shell, &self.output);
         }
         self.scene_dirty = false;

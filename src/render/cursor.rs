@@ -18,7 +18,7 @@ use smithay::{
     wayland::{shm::with_buffer_contents, single_pixel_buffer::get_single_pixel_buffer},
 };
 
-use super::SceneElement;
+use super::{waiting::surface_waits, SceneElement};
 
 /// Width and height of the arrow.
 const ARROW: (usize, usize) = (16, 24);
@@ -167,6 +167,14 @@ impl SpriteLook {
 }
 
 impl CursorSprite {
+    /// It cannot be drawn yet.
+    pub(super) fn waits(&self) -> bool {
+        match &self.look {
+            SpriteLook::Surface(surface) => surface_waits(surface),
+            SpriteLook::Picture(_) => false,
+        }
+    }
+
     pub(super) fn elements<R>(&self, renderer: &mut R, scale: Scale<f64>) -> Vec<SceneElement<R>>
     where
         R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,

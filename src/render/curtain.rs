@@ -13,20 +13,24 @@ use smithay::{
     utils::{Physical, Rectangle, Scale},
 };
 
-use super::{SceneElement, MAX_EXTENT};
+use super::{waiting::surface_waits, SceneElement, MAX_EXTENT};
 use crate::shell::Curtain;
 
+/// Whether the lock's surface was left out, because it cannot be drawn yet.
 pub(super) fn draw<R>(
     renderer: &mut R,
     curtain: &Curtain,
     output: &Output,
     elements: &mut Vec<SceneElement<R>>,
-) where
+) -> bool
+where
     R: Renderer + ImportAll + ImportMem,
     R::TextureId: Clone + Send + 'static,
 {
     let scale = Scale::from(output.current_scale().fractional_scale());
-    if let Some(surface) = curtain.surface_on(output) {
+    let surface = curtain.surface_on(output);
+    let waits = surface.is_some_and(surface_waits);
+    if let Some(surface) = surface.filter(|_| !waits) {
         let tree: Vec<SceneElement<R>> = render_elements_from_surface_tree(
             renderer,
             surface,
@@ -54,4 +58,5 @@ pub(super) fn draw<R>(
         Color32F::new(red, green, blue, 1.0),
         Kind::Unspecified,
     )));
+    waits
 }

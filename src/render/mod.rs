@@ -8,11 +8,17 @@ mod curtain;
 mod gpu;
 mod mark;
 mod slot;
+mod waiting;
 mod window;
 
 use smithay::{
     backend::{
-        allocator::{dmabuf::Dmabuf, format::get_bpp, gbm::GbmDevice, Buffer as _},
+        allocator::{
+            dmabuf::{Dmabuf, DmabufMappingMode},
+            format::{get_bpp, FormatSet},
+            gbm::GbmDevice,
+            Buffer as _,
+        },
         drm::DrmDeviceFd,
         egl::{EGLContext, EGLDisplay},
         renderer::{
@@ -39,6 +45,7 @@ pub use cursor::{CursorPicture, CursorSprite, SpriteLook};
 pub use gpu::{GpuAbilities, GpuCopied, GpuCopy};
 pub use mark::Mark;
 pub use slot::{Canvas, SlotDamage};
+pub use waiting::window_waits;
 pub use window::{WindowCanvas, WindowTarget};
 
 /// Behind all windows: black, as every kiosk shows.
@@ -110,6 +117,7 @@ pub struct SceneDamage {
     frame: OutputDamageTracker,
     bare: OutputDamageTracker,
     buffers: OutputDamageTracker,
+    incomplete: bool,
 }
 
 impl SceneDamage {
@@ -119,7 +127,13 @@ impl SceneDamage {
             frame: OutputDamageTracker::from_output(output),
             bare: OutputDamageTracker::from_output(output),
             buffers: OutputDamageTracker::from_output(output),
+            incomplete: false,
         }
+    }
+
+    /// Whether the last scene lacked something that could not be drawn yet. Nobody tells when it can be.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
     }
 }
 
@@ -200,6 +214,10 @@ impl Renderer {
         match self {
             Renderer::Pixman(pixman) => {
                 check_extent(dmabuf)?;
+                if waiting::waits(dmabuf) {
+                    // The import would wait for the fence. It is made when the buffer is drawn.
+                    return check_kind(dmabuf, &pixman.dmabuf_formats());
+                }
                 ImportDma::import_dmabuf(pixman, dmabuf, None)
                     .map(drop)
                     .map_err(|e| RenderError::Import(e.to_string()))
@@ -294,6 +312,18 @@ fn check_extent(dmabuf: &Dmabuf) -> Result<(), RenderError> {
     Ok(())
 }
 
+/// What can be said of a buffer without a word to the kernel that could wait: whether pixman can draw such ones.
+fn check_kind(dmabuf: &Dmabuf, known: &FormatSet) -> Result<(), RenderError> {
+    let refuse = |why: &str| Err(RenderError::Import(why.to_owned()));
+    if dmabuf.num_planes() != 1 || !known.contains(&dmabuf.format()) {
+        return refuse("pixman draws linear memory of one plane in formats that it has announced");
+    }
+    match dmabuf.map_plane(0, DmabufMappingMode::READ) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(RenderError::Import(error.to_string())),
+    }
+}
+
 /// A scene and what of it is new.
 struct Changes<R>
 where
@@ -314,7 +344,12 @@ where
     R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
     R::TextureId: Clone + Send + 'static,
 {
-    let (elements, of_pointer) = scene_elements(renderer, scene);
+    let Parts {
+        elements,
+        of_pointer,
+        incomplete,
+    } = scene_elements(renderer, scene);
+    damage.incomplete = incomplete;
     let bare = elements.get(of_pointer..).unwrap_or_default();
     let bare_damage = changed(&mut damage.bare, bare, scene.output)?;
     let mut changed = changed(&mut damage.frame, &elements, scene.output)?;
@@ -393,41 +428,66 @@ fn mode_pixels(output: &Output, damage: &[Rectangle<i32, Physical>]) -> Vec<Rect
     vec![Rect::from_size((size.w, size.h).into())]
 }
 
-/// Front to back, as the damage tracker wants them, and how many of the first ones are the pointer.
-fn scene_elements<R>(renderer: &mut R, scene: &Scene<'_>) -> (Vec<SceneElement<R>>, usize)
+/// What a scene is made of.
+struct Parts<R>
+where
+    R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
+    R::TextureId: Clone + Send + 'static,
+{
+    /// Front to back, as the damage tracker wants them.
+    elements: Vec<SceneElement<R>>,
+    /// How many of the first ones are the pointer.
+    of_pointer: usize,
+    /// Something was left out, since drawing it would wait for a fence.
+    incomplete: bool,
+}
+
+fn scene_elements<R>(renderer: &mut R, scene: &Scene<'_>) -> Parts<R>
 where
     R: smithay::backend::renderer::Renderer + ImportAll + ImportMem,
     R::TextureId: Clone + Send + 'static,
 {
     let scale = Scale::from(scene.output.current_scale().fractional_scale());
-    let mut elements = Vec::new();
+    let mut parts = Parts {
+        elements: Vec::new(),
+        of_pointer: 0,
+        incomplete: false,
+    };
     let mark = scene.mark.and_then(|mark| mark.element(scene.output));
-    elements.extend(mark.map(SceneElement::Solid));
-    if let Some(cursor) = scene.cursor {
-        elements.extend(cursor.elements(renderer, scale));
+    parts.elements.extend(mark.map(SceneElement::Solid));
+    match scene.cursor {
+        Some(cursor) if cursor.waits() => parts.incomplete = true,
+        Some(cursor) => parts.elements.extend(cursor.elements(renderer, scale)),
+        None => {}
     }
-    let of_pointer = elements.len();
+    parts.of_pointer = parts.elements.len();
     let Some(area) = scene.shell.space.output_geometry(scene.output) else {
-        return (elements, of_pointer);
+        return parts;
     };
     if let Some(curtain) = scene.shell.curtain() {
-        curtain::draw(renderer, curtain, scene.output, &mut elements);
-        return (elements, of_pointer);
+        parts.incomplete |= curtain::draw(renderer, curtain, scene.output, &mut parts.elements);
+        return parts;
     }
     for window in scene.shell.space.elements_for_output(scene.output).rev() {
         let Some(location) = scene.shell.space.element_location(window) else {
             continue;
         };
+        if window_waits(window) {
+            parts.incomplete = true;
+            continue;
+        }
         let origin = location - window.geometry().loc - area.loc;
         let origin: Point<i32, Physical> = origin.to_physical_precise_round(scale);
-        elements.extend(window.render_elements::<SceneElement<R>>(renderer, origin, scale, 1.0));
+        let of_window = window.render_elements::<SceneElement<R>>(renderer, origin, scale, 1.0);
+        parts.elements.extend(of_window);
     }
     // One surface that no renderer can draw would fail the whole screen, and for all others.
     let fits = |element: &SceneElement<R>| {
         let size = element.geometry(scale).size;
         size.w <= MAX_EXTENT && size.h <= MAX_EXTENT
     };
-    let of_pointer = elements.iter().take(of_pointer).filter(|e| fits(e)).count();
-    elements.retain(fits);
-    (elements, of_pointer)
+    let of_pointer = parts.elements.iter().take(parts.of_pointer);
+    parts.of_pointer = of_pointer.filter(|e| fits(e)).count();
+    parts.elements.retain(fits);
+    parts
 }

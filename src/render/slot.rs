@@ -139,7 +139,7 @@ where
     R: smithay::backend::renderer::Renderer + ImportAll + ImportMem + Bind<T>,
     R::TextureId: Clone + Send + 'static,
 {
-    let (elements, _) = scene_elements(renderer, scene);
+    let elements = scene_elements(renderer, scene).elements;
     let mut framebuffer = renderer.bind(target).map_err(|e| e.to_string())?;
     let result = damage
         .tracker

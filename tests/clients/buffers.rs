@@ -83,11 +83,23 @@ impl Buffer {
         stride: u32,
         fourcc: u32,
     ) -> Result<Self, ClientError> {
+        Self::prepared(client, kind, (width, height, stride), fourcc, |_| {})
+    }
+
+    /// The same, with something done to the memory before the compositor hears of it.
+    pub fn prepared(
+        client: &mut Client,
+        kind: MemoryKind,
+        (width, height, stride): (u32, u32, u32),
+        fourcc: u32,
+        prepare: impl FnOnce(&mut Mapping),
+    ) -> Result<Self, ClientError> {
         let length = (stride.max(width * 4) as usize * height as usize).next_multiple_of(4096);
         let fd = allocate(kind, length)
             .map_err(|error| ClientError::System(format!("allocating from {kind:?}"), error))?;
-        let memory = Mapping::new(fd.as_fd(), length, true)
+        let mut memory = Mapping::new(fd.as_fd(), length, true)
             .map_err(|error| ClientError::System(format!("mapping {kind:?}"), error))?;
+        prepare(&mut memory);
         let busy = Arc::new(AtomicBool::new(false));
         let proxy = match kind {
             MemoryKind::Shm => {
@@ -131,6 +143,11 @@ impl Buffer {
     /// Reads with the memory's caches in order.
     pub fn read<T>(&self, f: impl FnOnce(&[u8]) -> T) -> T {
         self.memory.read(f)
+    }
+
+    /// The descriptor of its memory.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.memory.fd()
     }
 
     /// The compositor still reads it.
@@ -282,12 +299,18 @@ impl Mapping {
         })
     }
 
-    fn write<T>(&mut self, f: impl FnOnce(&mut [u8]) -> T) -> T {
+    /// Writes, in the same way.
+    pub fn write<T>(&mut self, f: impl FnOnce(&mut [u8]) -> T) -> T {
         let address = self.address.as_ptr();
         self.bracket(SYNC_WRITE, || {
             // SAFETY: as in `read`; `Buffer` maps writable, and `&mut self` makes it the only view.
             f(unsafe { std::slice::from_raw_parts_mut(address, self.length) })
         })
+    }
+
+    /// What is mapped.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     fn bracket<T>(&self, direction: u64, f: impl FnOnce() -> T) -> T {

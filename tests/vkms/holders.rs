@@ -40,7 +40,7 @@ fn descriptors(vitrine: &Proc) -> usize {
 }
 
 /// Descriptors and dma-bufs without those that are just on their way to a client or belong to a job in flight.
-fn at_rest(vitrine: &Proc) -> (usize, usize) {
+pub fn at_rest(vitrine: &Proc) -> (usize, usize) {
     let samples: Vec<_> = (0..10)
         .map(|_| {
             std::thread::sleep(SECOND / 50);

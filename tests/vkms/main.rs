@@ -71,6 +71,7 @@ mod sharing;
 mod sink;
 mod stage;
 mod stock;
+mod stopped;
 mod streaming;
 mod surfaces;
 mod toplevels;

@@ -56,6 +56,11 @@ impl Surface {
         let mut buffer = Buffer::new(client, MemoryKind::Shm, width, height, XRGB8888).unwrap();
         let stride = buffer.stride;
         buffer.write(|bytes| picture.to_lines(bytes, stride));
+        self.attach_buffer(buffer);
+    }
+
+    /// Attaches a buffer, all of it damaged.
+    pub fn attach_buffer(&mut self, buffer: Buffer) {
         self.proxy.attach(Some(&buffer.proxy), 0, 0);
         self.proxy.damage_buffer(0, 0, i32::MAX, i32::MAX);
         self.buffers.push(buffer);
