@@ -1,27 +1,22 @@
 //! One screen: its pipeline, its pictures, its pointer.
 //!
 //! `step` is called once per turn of the event loop and does what `schedule` decides; flips and fences come in between
-//! (`jobs`); who makes the captured frames is in `produce`. Each screen has its own state: a pending fence of one never holds another.
+//! (`jobs`); what a commit shows is in `draw`, who makes the captured frames in `produce`. Each screen has its own state: a
+//! pending fence of one never holds another.
 
 use std::{sync::Arc, time::Duration};
 
 use smithay::{
-    backend::{
-        allocator::gbm::GbmDevice,
-        drm::DrmDeviceFd,
-        renderer::{element::RenderElementStates, sync::SyncPoint},
-    },
+    backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd},
     desktop::utils::OutputPresentationFeedback,
     output::Output,
     reexports::wayland_server::protocol::wl_surface::WlSurface,
-    utils::Transform,
 };
 
 use super::{
     chain::Chain,
     cursor_plane::{CursorPlane, Shown},
     feedback,
-    pointer::LocalPointer,
     produce::ArmedJobs,
     producer::Reporter,
     render_jobs::RenderJobs,
@@ -34,10 +29,10 @@ use super::{
 };
 use crate::{
     capture::{self, PerView},
-    config::{Indicator, ProducerChoice},
+    config::ProducerChoice,
     geometry::Rect,
     kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate, Refuse},
-    render::{Drawn, Mark, SceneDamage, SlotDamage},
+    render::{Mark, SceneDamage, SlotDamage},
     time::Time,
 };
 
@@ -47,7 +42,7 @@ pub use super::bring_up::{ScreenError, ScreenSetup};
 pub(super) const CAPTURE_FORMAT: drm_fourcc::DrmFourcc = drm_fourcc::DrmFourcc::Xrgb8888;
 
 /// Refreshes to wait after a failed commit before the next try.
-const RETRY_REFRESHES: u32 = 1;
+pub(super) const RETRY_REFRESHES: u32 = 1;
 
 /// The longest such wait: whatever it is that makes commits fail, the screen is back soon after it is over.
 const MAX_RETRY_REFRESHES: u32 = 8;
@@ -170,8 +165,8 @@ pub(super) struct Picture {
     pub index: usize,
     pub changes: Changes,
     /// Nothing of it is new: the commit is for somebody who captures.
-    still: bool,
-    fence: Option<std::os::fd::OwnedFd>,
+    pub still: bool,
+    pub fence: Option<std::os::fd::OwnedFd>,
     pub cursor: Option<Shown>,
 }
 
@@ -335,130 +330,6 @@ impl Screen {
             .get_or_insert(now.max(self.last_flip + self.refresh));
     }
 
-    /// Draws the scene and places the pointer. `None`: nothing is new and nothing is forced.
-    fn draw(&mut self, context: &mut StepContext<'_>, force: bool) -> Option<Picture> {
-        let moved = self.place_cursor(context);
-        let mut drawn = None;
-        let mut owed = false;
-        if self.scene_dirty || self.chain.latest().is_none() {
-            drawn = self.draw_scene(context);
-            self.look_again = self
-                .scene
-                .is_incomplete()
-                .then_some(context.now + self.refresh);
-            owed = drawn.is_none() && feedback::is_owed(context.shell, &self.output);
-        }
-        self.scene_dirty = false;
-        self.cursor_dirty = false;
-        let waiting = self.uncommitted.take();
-        let still = drawn.is_none() && moved.is_empty() && waiting.is_none() && !owed;
-        if still && !force {
-            return None;
-        }
-        let index = self.chain.latest()?;
-        let mut changes = waiting.unwrap_or_default();
-        let mut fence = None;
-        if let Some(drawn) = drawn {
-            self.cover.drawn = context.shell.curtain().is_some();
-            fence = in_fence(&drawn.sync);
-            changes.scene.extend(drawn.damage);
-            changes.bare.extend(drawn.bare_damage);
-            let visible = feedback::take(context.shell, &self.output, &drawn.states);
-            self.feedback = Some(visible);
-        } else if owed {
-            let unchanged = RenderElementStates::default();
-            self.feedback = Some(feedback::take(context.shell, &self.output, &unchanged));
-        }
-        changes.cursor.extend(moved);
-        let cursor = self.cursor_surface.as_ref();
-        self.callbacks.take(context.shell, &self.output, cursor);
-        Some(Picture {
-            index,
-            changes,
-            still,
-            fence,
-            cursor: self.shown_cursor.clone(),
-        })
-    }
-
-    fn draw_scene(&mut self, context: &mut StepContext<'_>) -> Option<Drawn> {
-        let sprite = match self.drawn_cursor {
-            true => self
-                .local_pointer(context)
-                .and_then(|pointer| pointer.sprite()),
-            false => None,
-        };
-        match self.draw_next(context, sprite.as_ref()) {
-            Ok(drawn) => drawn,
-            Err(error) => {
-                tracing::error!(target: "vitrine::render", output = %self.output.name(), %error, "the scene could not be drawn");
-                self.retry_at = Some(context.now + self.refresh * RETRY_REFRESHES);
-                None
-            }
-        }
-    }
-
-    /// The mark comes with the first session and goes with the last.
-    fn place_mark(&mut self, context: &StepContext<'_>) {
-        let marked = context.indicator == Indicator::Mark && context.capture.has_sessions();
-        if marked != self.marked {
-            self.marked = marked;
-            self.scene_dirty = true;
-        }
-    }
-
-    pub(super) fn local_pointer(&self, context: &StepContext<'_>) -> Option<LocalPointer> {
-        let area = context.shell.space.output_geometry(&self.output)?;
-        LocalPointer::on(context.pointer?, area)
-    }
-
-    /// Decides how the pointer is shown; returns what of the screen the cursor plane changes.
-    fn place_cursor(&mut self, context: &StepContext<'_>) -> Vec<Rect> {
-        if !self.cursor_dirty {
-            return Vec::new();
-        }
-        let pointer = self.local_pointer(context);
-        self.cursor_surface = pointer.as_ref().and_then(|pointer| pointer.surface.clone());
-        let before = self.shown_cursor.take();
-        let upright = self.output.current_transform() == Transform::Normal;
-        if let (Some(plane), Some(pointer)) = (self.cursor.as_mut().filter(|_| upright), &pointer) {
-            if let Some(picture) = pointer
-                .picture
-                .as_ref()
-                .filter(|picture| plane.fits(picture))
-            {
-                match plane.show(picture, pointer.corner(&self.output)) {
-                    Ok(shown) => self.shown_cursor = Some(shown),
-                    Err(error) => {
-                        tracing::warn!(target: "vitrine::output", %error, "the cursor plane cannot be written; the pointer is drawn");
-                        self.cursor = None;
-                    }
-                }
-            }
-        }
-        let drawn = pointer.is_some() && self.shown_cursor.is_none();
-        if drawn || self.drawn_cursor {
-            self.scene_dirty = true;
-        }
-        self.drawn_cursor = drawn;
-        let Some(plane) = self.cursor.as_ref() else {
-            return Vec::new();
-        };
-        let same = match (&before, &self.shown_cursor) {
-            (Some(a), Some(b)) => a.at == b.at && Arc::ptr_eq(&a.framebuffer, &b.framebuffer),
-            (None, None) => true,
-            _ => false,
-        };
-        if same {
-            return Vec::new();
-        }
-        [&before, &self.shown_cursor]
-            .into_iter()
-            .flatten()
-            .map(|shown| plane.area(shown))
-            .collect()
-    }
-
     fn frame_state(&self, picture: &Picture) -> FrameState {
         let mut primary = self.primary(picture.index);
         primary.in_fence = picture
@@ -597,14 +468,6 @@ impl Screen {
             feedback::send_frame_callbacks(context.shell, &self.output, cursor, context.now);
         }
     }
-}
-
-/// The renderer's fence for the plane, where it has not signalled and the driver can wait for it.
-fn in_fence(sync: &SyncPoint) -> Option<std::os::fd::OwnedFd> {
-    if sync.is_reached() {
-        return None;
-    }
-    sync.export()
 }
 
 impl Step {
