@@ -36,14 +36,18 @@ impl Framebuffer {
         buffer: &GbmBuffer,
         opaque: bool,
     ) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self::of(fd, buffer, opaque)?))
+    }
+
+    fn of(fd: &DrmDeviceFd, buffer: &GbmBuffer, opaque: bool) -> Result<Self, Error> {
         let framebuffer = framebuffer_from_bo(fd, buffer, opaque)
             .map_err(|error| Error::io("adding a framebuffer")(error.source))?;
-        Ok(Arc::new(Self {
+        Ok(Self {
             framebuffer,
             size: (buffer.width(), buffer.height()),
             memory: None,
             own_fence: None,
-        }))
+        })
     }
 
     /// For a client's dma-buf. Buffers without an explicit modifier are refused: their layout is a guess.
@@ -84,15 +88,9 @@ impl Framebuffer {
         buffer: GbmBuffer,
         opaque: bool,
     ) -> Result<Arc<Self>, Error> {
-        let framebuffer = framebuffer_from_bo(fd, &buffer, opaque)
-            .map_err(|error| Error::io("adding a framebuffer")(error.source))?;
-        let size = (buffer.width(), buffer.height());
-        Ok(Arc::new(Self {
-            framebuffer,
-            size,
-            memory: Some(Box::new(buffer)),
-            own_fence: None,
-        }))
+        let mut framebuffer = Self::of(fd, &buffer, opaque)?;
+        framebuffer.memory = Some(Box::new(buffer));
+        Ok(Arc::new(framebuffer))
     }
 
     /// For a buffer of our own of which others get descriptors. Who has one can put fences onto the memory, and a plane that
@@ -106,14 +104,9 @@ impl Framebuffer {
         opaque: bool,
         signalled: OwnedFd,
     ) -> Result<Arc<Self>, Error> {
-        let framebuffer = framebuffer_from_bo(fd, buffer, opaque)
-            .map_err(|error| Error::io("adding a framebuffer")(error.source))?;
-        Ok(Arc::new(Self {
-            framebuffer,
-            size: (buffer.width(), buffer.height()),
-            memory: None,
-            own_fence: Some(Arc::new(signalled)),
-        }))
+        let mut framebuffer = Self::of(fd, buffer, opaque)?;
+        framebuffer.own_fence = Some(Arc::new(signalled));
+        Ok(Arc::new(framebuffer))
     }
 
     /// What a plane waits for if nobody knows of anything else.
