@@ -327,6 +327,7 @@ impl Screen {
             modesets = kms.modesets,
             jobs = jobs.jobs,
             probes = jobs.probes,
+            in_flight = u64::from(self.pipeline.writeback().in_flight().is_some()),
             published = capture.frames,
             written_back = capture.by_writeback,
             rendered = capture.by_render,
