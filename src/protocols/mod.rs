@@ -10,6 +10,7 @@
 //! screen goes away.
 
 mod audit;
+mod captors;
 mod clients;
 mod running;
 mod shm_guard;

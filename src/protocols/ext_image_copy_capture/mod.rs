@@ -1,9 +1,11 @@
 //! ext-image-copy-capture-v1: frames of an output, copied into buffers of the client.
 //!
 //! This file takes the requests apart. `session` keeps sessions and their constraints, `frame` follows a frame from
-//! `create_frame` to `ready` or `failed`, `written` ends those that the hardware wrote. All state lives in `CopyCaptures`;
-//! the Wayland objects carry only keys, so that any object may be destroyed at any moment, a copy under way included.
+//! `create_frame` to `ready` or `failed`, `copying` is about the copies, `written` ends frames that the hardware wrote. All
+//! state lives in `CopyCaptures`; the Wayland objects carry only keys, so that any object may be destroyed at any moment, a
+//! copy under way included.
 
+mod copying;
 mod cursor;
 mod frame;
 mod session;
@@ -23,8 +25,9 @@ use wayland_server::{
 use crate::capture::{ClientId, OutputCapture, SessionId};
 
 use self::{
+    copying::ReadyCopy,
     cursor::{CursorCapture, CursorState},
-    frame::{CopyFrame, ReadyCopy},
+    frame::CopyFrame,
     session::CopySession,
 };
 use super::{
@@ -33,8 +36,9 @@ use super::{
 };
 
 pub(super) use self::{
+    copying::forget_pictures,
     cursor::{cursor_changed, output_gone as cursor_output_gone, poll as poll_cursor},
-    frame::{deliver, forget_pictures},
+    frame::deliver,
     session::{rights_changed, source_changed, source_gone},
     written::written,
 };

@@ -1,46 +1,19 @@
 //! Frames: from the announcement of the buffer over the wait for a picture and the copy to `ready` or `failed`.
 
-use std::sync::Arc;
-
-use smithay::{
-    backend::allocator::{format::get_bpp, Buffer as _, Fourcc, Modifier},
-    output::Output,
-    wayland::{dmabuf::get_dmabuf, shm::fourcc_to_shm_format},
-};
-use wayland_protocols_wlr::screencopy::v1::server::zwlr_screencopy_frame_v1::{Error, Flags};
+use smithay::output::Output;
+use wayland_protocols_wlr::screencopy::v1::server::zwlr_screencopy_frame_v1::Error;
 use wayland_server::{protocol::wl_buffer::WlBuffer, Client, DisplayHandle, Resource};
 
 use crate::{
-    capture::{
-        CopyError, CopyJob, CopyReport, DamageSet, FrameFormat, FrameInfo, Lease, RequestId,
-        SessionId,
-    },
-    geometry::Rect,
-    protocols::{
-        current_format, split_time,
-        target::{self, Unfit},
-        CaptureHandler, Delivery, LoopTask,
-    },
+    capture::{RequestId, SessionId},
+    protocols::{current_format, target, CaptureHandler, Delivery},
 };
 
-use super::{session, Frame, ScreencopyKey};
-
-/// So often one frame object is tried again after trouble that is not the client's.
-const MAX_ATTEMPTS: u32 = 3;
-
-/// So many copies are given to the pool at once. With those of ext-image-copy-capture below the pool's own bound.
-const MAX_RUNNING: usize = 24;
-
-const EVENT_DMABUF_SINCE: u32 = 3;
-
-/// What a frame is to show.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Subject {
-    pub(super) output: Output,
-    /// In pixels of the output's frames.
-    pub(super) area: Rect,
-    pub(super) overlay_cursor: bool,
-}
+use super::{
+    copying::{start_copy, ReadyCopy},
+    offer::{Offer, Refusal, Subject},
+    session, Frame, ScreencopyKey,
+};
 
 /// A `copy` or `copy_with_damage`.
 #[derive(Debug, Clone)]
@@ -52,37 +25,17 @@ pub(super) struct Copy {
 /// A frame object.
 #[derive(Debug)]
 pub(super) struct ScreencopyFrame {
-    object: Frame,
-    /// What the client was told to bring; `None` when it was told `failed` at once.
-    told: Option<Told>,
+    pub(super) object: Frame,
+    /// `None` when the client was told `failed` at once.
+    pub(super) offer: Option<Offer>,
     /// A copy was asked for.
     used: bool,
-    stage: Stage,
-}
-
-/// What the client was told.
-#[derive(Debug, Clone)]
-struct Told {
-    subject: Subject,
-    /// Width and height of the output's frames. With another mode the buffer and the area mean nothing.
-    frames: (u32, u32),
-    /// The pixels of the area as a picture of its own.
-    picture: FrameFormat,
-    /// The format and the stride of a wl_shm buffer.
-    shm: (Fourcc, u32),
-    /// Whether a dma-buf of the picture's format is taken, too.
-    dmabuf: bool,
-}
-
-impl Told {
-    fn still_holds(&self, frames: &FrameFormat) -> bool {
-        self.frames == (frames.width, frames.height)
-    }
+    pub(super) stage: Stage,
 }
 
 /// How far a frame is.
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// Before `copy`.
     Announced,
     /// capture/ looks for a picture.
@@ -95,20 +48,13 @@ enum Stage {
 
 /// A copy under way.
 #[derive(Debug, Clone)]
-struct Work {
-    copy: Copy,
-    session: SessionId,
-    attempts: u32,
+pub(super) struct Work {
+    pub(super) copy: Copy,
+    pub(super) session: SessionId,
+    /// So often it failed through no fault of the client's.
+    pub(super) attempts: u32,
     /// A worker has it.
-    running: bool,
-}
-
-/// A delivered picture whose copy has not started.
-#[derive(Debug)]
-pub(super) struct ReadyCopy {
-    key: ScreencopyKey,
-    lease: Lease,
-    damage: Vec<Rect>,
+    pub(super) running: bool,
 }
 
 impl ScreencopyFrame {
@@ -126,9 +72,9 @@ impl ScreencopyFrame {
     }
 
     pub(super) fn is_of(&self, output: &Output) -> bool {
-        self.told
+        self.offer
             .as_ref()
-            .is_some_and(|told| &told.subject.output == output)
+            .is_some_and(|offer| &offer.subject.output == output)
     }
 
     /// The session that this frame uses now.
@@ -140,41 +86,6 @@ impl ScreencopyFrame {
     }
 }
 
-/// The pixels of an area as a picture of its own, without padding.
-fn picture_of(frames: &FrameFormat, area: Rect) -> Option<FrameFormat> {
-    if !frames.full().contains_rect(area) {
-        return None;
-    }
-    let width = u32::try_from(area.size.w).ok()?;
-    Some(FrameFormat {
-        width,
-        height: u32::try_from(area.size.h).ok()?,
-        stride: stride_of(width, frames.fourcc)?,
-        offset: 0,
-        ..*frames
-    })
-}
-
-fn stride_of(width: u32, fourcc: Fourcc) -> Option<u32> {
-    width.checked_mul(u32::try_from(get_bpp(fourcc)? / 8).ok()?)
-}
-
-/// How the output's frames look now, or will look while it has no buffers yet.
-fn frames_of<D: CaptureHandler>(state: &mut D, output: &Output) -> Option<FrameFormat> {
-    current_format(state, output).or_else(|| {
-        let mode = output.current_mode()?.size;
-        let width = u32::try_from(mode.w).ok()?;
-        Some(FrameFormat {
-            width,
-            height: u32::try_from(mode.h).ok()?,
-            fourcc: Fourcc::Xrgb8888,
-            modifier: Modifier::Linear,
-            stride: stride_of(width, Fourcc::Xrgb8888)?,
-            offset: 0,
-        })
-    })
-}
-
 /// `capture_output`, `capture_output_region`: tells which buffers are taken, or `failed`.
 pub(super) fn announce<D: CaptureHandler>(
     state: &mut D,
@@ -182,20 +93,20 @@ pub(super) fn announce<D: CaptureHandler>(
     object: Frame,
     subject: Option<Subject>,
 ) {
-    let told = subject.and_then(|subject| told_of(state, subject));
-    let stage = match &told {
+    let offer = subject.and_then(|subject| Offer::of(state, subject));
+    let stage = match &offer {
         None => {
             object.failed();
             Stage::Over
         }
-        Some(told) => {
-            send_buffers(&object, told);
+        Some(offer) => {
+            offer.send(&object);
             Stage::Announced
         }
     };
     let frame = ScreencopyFrame {
         object,
-        told,
+        offer,
         used: false,
         stage,
     };
@@ -204,35 +115,6 @@ pub(super) fn announce<D: CaptureHandler>(
         .screencopy
         .frames
         .insert(key, frame);
-}
-
-fn told_of<D: CaptureHandler>(state: &mut D, subject: Subject) -> Option<Told> {
-    // An output that is gone or going has no capture side.
-    state.capture_output(&subject.output)?;
-    let frames = frames_of(state, &subject.output)?;
-    let picture = picture_of(&frames, subject.area)?;
-    let fourcc = target::shm_formats(Some(&frames)).into_iter().next()?;
-    Some(Told {
-        frames: (frames.width, frames.height),
-        shm: (fourcc, stride_of(picture.width, fourcc)?),
-        dmabuf: state.dmabuf_device().is_some(),
-        picture,
-        subject,
-    })
-}
-
-fn send_buffers(object: &Frame, told: &Told) {
-    let (width, height) = (told.picture.width, told.picture.height);
-    let (fourcc, stride) = told.shm;
-    if let Some(format) = fourcc_to_shm_format(fourcc) {
-        object.buffer(format, width, height, stride);
-    }
-    if object.version() >= EVENT_DMABUF_SINCE {
-        if told.dmabuf {
-            object.linux_dmabuf(told.picture.fourcc as u32, width, height);
-        }
-        object.buffer_done();
-    }
 }
 
 /// `copy`, `copy_with_damage`
@@ -255,10 +137,10 @@ pub(super) fn copy<D: CaptureHandler>(
         return;
     }
     // `failed` may have been on its way when the client asked.
-    let (Stage::Announced, Some(told)) = (&frame.stage, frame.told.clone()) else {
+    let (Stage::Announced, Some(offer)) = (&frame.stage, frame.offer.clone()) else {
         return;
     };
-    match fits(&copy.buffer, &told) {
+    match offer.check(&copy.buffer) {
         Ok(()) => {}
         Err(Refusal::Error(unfit)) => {
             frame.object.post_error(
@@ -273,14 +155,14 @@ pub(super) fn copy<D: CaptureHandler>(
         }
     }
     // The buffer is what the client was told to bring, but the mode may be another one now.
-    let frames = current_format(state, &told.subject.output);
-    if frames.is_some_and(|frames| !told.still_holds(&frames)) {
+    let frames = current_format(state, &offer.subject.output);
+    if frames.is_some_and(|frames| !offer.still_holds(&frames)) {
         return fail(state, key);
     }
     if !allowed {
         return fail(state, key);
     }
-    let Some(session) = session::take(state, display, client, &told.subject) else {
+    let Some(session) = session::take(state, display, client, &offer.subject) else {
         return fail(state, key);
     };
     let work = Work {
@@ -289,48 +171,16 @@ pub(super) fn copy<D: CaptureHandler>(
         attempts: 0,
         running: false,
     };
-    request(state, key, &told.subject, work);
-}
-
-/// Why a buffer is not taken.
-enum Refusal {
-    /// The client was told otherwise.
-    Error(Unfit),
-    /// The protocol has no way to tell the client beforehand: dma-bufs that a CPU cannot write.
-    Failed(Unfit),
-}
-
-fn fits(buffer: &WlBuffer, told: &Told) -> Result<(), Refusal> {
-    let picture = &told.picture;
-    if let (Ok(dmabuf), true) = (get_dmabuf(buffer), told.dmabuf) {
-        let number = |side: i32| u32::try_from(side).unwrap_or(0);
-        let (width, height) = (number(dmabuf.size().w), number(dmabuf.size().h));
-        if (width, height) != (picture.width, picture.height) {
-            let unfit = Unfit::Size(width, height, picture.width, picture.height);
-            return Err(Refusal::Error(unfit));
-        }
-        if dmabuf.format().code != picture.fourcc {
-            return Err(Refusal::Error(Unfit::Format(picture.fourcc)));
-        }
-        return target::check(buffer, picture, true).map_err(Refusal::Failed);
-    }
-    let (layout, _) = target::shm_layout(buffer).map_err(Refusal::Error)?;
-    let (fourcc, stride) = told.shm;
-    target::check(buffer, picture, false).map_err(Refusal::Error)?;
-    if layout.fourcc != fourcc {
-        return Err(Refusal::Error(Unfit::Format(picture.fourcc)));
-    }
-    if layout.stride != stride {
-        return Err(Refusal::Error(Unfit::Stride(
-            layout.stride,
-            u64::from(stride),
-        )));
-    }
-    Ok(())
+    request(state, key, &offer.subject, work);
 }
 
 /// Asks capture/ for a picture.
-fn request<D: CaptureHandler>(state: &mut D, key: ScreencopyKey, subject: &Subject, work: Work) {
+pub(super) fn request<D: CaptureHandler>(
+    state: &mut D,
+    key: ScreencopyKey,
+    subject: &Subject,
+    work: Work,
+) {
     let now = state.now();
     // Named so that a job of the same client's does not write it at the same time.
     let target = target::memory(&work.copy.buffer, false);
@@ -362,15 +212,15 @@ fn request<D: CaptureHandler>(state: &mut D, key: ScreencopyKey, subject: &Subje
 }
 
 /// Sends `failed`; whatever the frame was doing is forgotten.
-fn fail<D: CaptureHandler>(state: &mut D, key: ScreencopyKey) {
+pub(super) fn fail<D: CaptureHandler>(state: &mut D, key: ScreencopyKey) {
     let Some(frame) = state.capture_protocols().screencopy.frames.get_mut(&key) else {
         return;
     };
     frame.object.failed();
     let stage = std::mem::replace(&mut frame.stage, Stage::Over);
-    let told = frame.told.clone();
-    if let Some(told) = told {
-        abandon(state, key, &told.subject, stage);
+    let offer = frame.offer.clone();
+    if let Some(offer) = offer {
+        abandon(state, key, &offer.subject, stage);
     }
 }
 
@@ -428,167 +278,6 @@ pub(in crate::protocols) fn deliver<D: CaptureHandler>(
     None
 }
 
-/// Has the copy made, or puts it off.
-fn start_copy<D: CaptureHandler>(state: &mut D, ready: ReadyCopy) {
-    let dmabufs = state.dmabuf_device().is_some();
-    let copies = &mut state.capture_protocols().screencopy;
-    if copies.running.count() >= MAX_RUNNING {
-        copies.backlog.push_back(ready);
-        return;
-    }
-    let ReadyCopy { key, lease, damage } = ready;
-    let Some(frame) = copies.frames.get_mut(&key) else {
-        return;
-    };
-    let (Stage::Copying(work), Some(told)) = (&mut frame.stage, &frame.told) else {
-        return;
-    };
-    let info = Arc::clone(lease.frame());
-    let subject = told.subject.clone();
-    let (session, area) = (work.session, subject.area);
-    // The mode may have changed while the picture was on its way.
-    let target = if told.still_holds(&info.format) {
-        picture_of(&info.format, area)
-            .ok_or(Unfit::Destroyed)
-            .and_then(|picture| target::open(&work.copy.buffer, &picture, dmabufs))
-    } else {
-        Err(Unfit::Destroyed)
-    };
-    let target = match target {
-        Ok(target) => target,
-        Err(unfit) => {
-            tracing::debug!(target: "vitrine::protocols", %unfit, "buffer refused");
-            drop(lease);
-            return fail(state, key);
-        }
-    };
-    work.running = true;
-    let era = copies.running.begin();
-    let loop_sender = state.run_in_loop();
-    let job = CopyJob {
-        lease,
-        area: Some(area),
-        rects: vec![area],
-        target,
-        done: Box::new(move |result| {
-            let task: LoopTask<D> = Box::new(move |state| {
-                let running = &mut state.capture_protocols().screencopy.running;
-                let result = running.end(era, result);
-                finish_copy(state, key, (&subject, session), (&info, &damage), result);
-            });
-            // The loop is gone only when the compositor ends.
-            let _ = loop_sender.send(task);
-        }),
-    };
-    state.start_copy(job);
-}
-
-/// A worker is through with a copy; the frame and the client may be gone.
-fn finish_copy<D: CaptureHandler>(
-    state: &mut D,
-    key: ScreencopyKey,
-    (subject, session): (&Subject, SessionId),
-    (info, damage): (&FrameInfo, &[Rect]),
-    result: Result<CopyReport, CopyError>,
-) {
-    let copies = &mut state.capture_protocols().screencopy;
-    let frame = copies.frames.get_mut(&key);
-    let frame = frame.filter(|frame| matches!(frame.stage, Stage::Copying(_)));
-    match (frame, result) {
-        // Destroyed or told `failed` meanwhile; `abandon` has seen to its damage.
-        (None, _) => session::give_back(state, subject, session),
-        (Some(frame), Ok(report)) => {
-            send_ready(frame, subject.area, info, damage);
-            frame.stage = Stage::Over;
-            session::count(state, subject, session, info, report.bytes);
-            session::give_back(state, subject, session);
-            let now = state.now();
-            if let Some(capture) = state.capture_output(&subject.output) {
-                capture.record_copy(session, &report);
-                capture.record_ready(session, info.presented, now);
-                capture.copy_handed_over(session, now);
-            }
-        }
-        (Some(_), Err(error)) => recover(state, key, subject, &error),
-    }
-    for ready in std::mem::take(&mut state.capture_protocols().screencopy.backlog) {
-        start_copy(state, ready);
-    }
-}
-
-/// See [`crate::protocols::forget_pictures`].
-pub(in crate::protocols) fn forget_pictures<D: CaptureHandler>(state: &mut D) {
-    let copies = &mut state.capture_protocols().screencopy;
-    copies.running.all_stale();
-    for ready in std::mem::take(&mut copies.backlog) {
-        let key = ready.key;
-        drop(ready);
-        let frames = &state.capture_protocols().screencopy.frames;
-        let Some(frame) = frames.get(&key) else {
-            continue;
-        };
-        let (Stage::Copying(work), Some(told)) = (&frame.stage, &frame.told) else {
-            continue;
-        };
-        let (work, subject) = (work.clone(), told.subject.clone());
-        if let Some(capture) = state.capture_output(&subject.output) {
-            capture.invalidate_session(work.session);
-        }
-        request(state, key, &subject, work);
-    }
-}
-
-fn send_ready(frame: &ScreencopyFrame, area: Rect, info: &FrameInfo, damage: &[Rect]) {
-    let waited = matches!(&frame.stage, Stage::Copying(work) if work.copy.wait_for_damage);
-    let object = &frame.object;
-    object.flags(Flags::empty());
-    if waited {
-        let mut inside = DamageSet::new();
-        for rect in damage {
-            inside.add(*rect, area);
-        }
-        for rect in inside.rects() {
-            let number = |value: i32| u32::try_from(value).unwrap_or(0);
-            object.damage(
-                number(rect.loc.x - area.loc.x),
-                number(rect.loc.y - area.loc.y),
-                number(rect.size.w),
-                number(rect.size.h),
-            );
-        }
-    }
-    let (high, low, nanoseconds) = split_time(info.presented);
-    object.ready(high, low, nanoseconds);
-}
-
-/// A copy failed. If the client's buffer is to blame the frame fails; else it is tried again.
-fn recover<D: CaptureHandler>(
-    state: &mut D,
-    key: ScreencopyKey,
-    subject: &Subject,
-    error: &CopyError,
-) {
-    let frames = &mut state.capture_protocols().screencopy.frames;
-    let Some(Stage::Copying(work)) = frames.get_mut(&key).map(|frame| &mut frame.stage) else {
-        return;
-    };
-    work.running = false;
-    work.attempts += 1;
-    let work = work.clone();
-    tracing::warn!(
-        target: "vitrine::protocols",
-        session = %work.session, output = subject.output.name(), %error, "copy failed"
-    );
-    let gone = !session::exists(state, subject, work.session);
-    if gone || error.is_constraints() || work.attempts >= MAX_ATTEMPTS {
-        return fail(state, key);
-    }
-    if let Some(capture) = state.capture_output(&subject.output) {
-        capture.invalidate_session(work.session);
-    }
-    request(state, key, subject, work);
-}
-
 /// See [`crate::protocols::output_changed`]: waiting frames whose buffer no longer fits fail now.
 pub(in crate::protocols) fn output_changed<D: CaptureHandler>(state: &mut D, output: &Output) {
     let Some(format) = current_format(state, output) else {
@@ -600,9 +289,9 @@ pub(in crate::protocols) fn output_changed<D: CaptureHandler>(state: &mut D, out
             let waits = matches!(frame.stage, Stage::Waiting(..));
             waits
                 && frame
-                    .told
+                    .offer
                     .as_ref()
-                    .is_some_and(|told| !told.still_holds(&format))
+                    .is_some_and(|offer| !offer.still_holds(&format))
         });
         if unfit {
             fail(state, key);
@@ -639,7 +328,7 @@ pub(super) fn object_destroyed<D: CaptureHandler>(state: &mut D, key: Screencopy
     let Some(frame) = copies.frames.remove(&key) else {
         return;
     };
-    if let Some(told) = frame.told {
-        abandon(state, key, &told.subject, frame.stage);
+    if let Some(offer) = frame.offer {
+        abandon(state, key, &offer.subject, frame.stage);
     }
 }

@@ -1,8 +1,9 @@
 //! wlr-screencopy-unstable-v1, version 3: one picture at a time, of an output or a part of it, copied into a buffer of
 //! the client.
 //!
-//! This file takes the requests apart. `frame` follows a frame from its announcement to `ready` or `failed`, `session`
-//! keeps what capture/ has to remember between the frames, `area` turns logical regions into pixels.
+//! This file takes the requests apart. `frame` follows a frame from its announcement to `ready` or `failed`, `offer` is
+//! about the buffer that it asks for, `copying` about the copy; `session` keeps what capture/ has to remember between the
+//! frames, `area` turns logical regions into pixels.
 //!
 //! **What damage counts from.** The protocol has no session object; it says "since the last copy request derived from
 //! the current manager". Here each client has a session per output, region and cursor wish for as long as it has a
@@ -12,7 +13,9 @@
 //! copied each time, and `damage` only tells what is new.
 
 mod area;
+mod copying;
 mod frame;
+mod offer;
 mod session;
 
 use std::collections::{HashMap, VecDeque};
@@ -26,13 +29,18 @@ use wayland_server::{backend, Client, DataInit, Dispatch, DisplayHandle, GlobalD
 use crate::capture::SessionId;
 
 use self::{
-    frame::{Copy, ReadyCopy, ScreencopyFrame, Subject},
-    session::ScreencopyClient,
+    copying::ReadyCopy,
+    frame::{Copy, ScreencopyFrame},
+    offer::Subject,
+    session::ScreencopySession,
 };
-use super::{running::Running, CaptureGlobalData, CaptureHandler, CaptureProtocols};
+use super::{
+    captors::Captors, running::Running, CaptureGlobalData, CaptureHandler, CaptureProtocols,
+};
 
-pub(super) use self::frame::{
-    deliver, forget_pictures, output_changed, output_gone, rights_changed,
+pub(super) use self::{
+    copying::forget_pictures,
+    frame::{deliver, output_changed, output_gone, rights_changed},
 };
 
 pub use zwlr_screencopy_frame_v1::ZwlrScreencopyFrameV1 as Frame;
@@ -47,7 +55,7 @@ pub struct ScreencopyKey(u64);
 pub(super) struct Screencopies {
     last_key: u64,
     frames: HashMap<ScreencopyKey, ScreencopyFrame>,
-    clients: HashMap<backend::ClientId, ScreencopyClient>,
+    captors: Captors<ScreencopySession>,
     /// Copies that the pool has.
     running: Running,
     /// Delivered frames whose copy waits for others to end. Bounded by the number of sessions.
@@ -70,10 +78,7 @@ impl Screencopies {
     }
 
     pub(super) fn session_count(&self) -> usize {
-        self.clients
-            .values()
-            .map(|client| client.sessions.len())
-            .sum()
+        self.captors.session_count()
     }
 
     pub(super) fn frame_count(&self) -> usize {
@@ -118,7 +123,8 @@ where
         data_init: &mut DataInit<'_, D>,
     ) {
         data_init.init(resource, ());
-        session::object_made(state, client);
+        let captors = &mut state.capture_protocols().screencopy.captors;
+        captors.object_made(client.id());
     }
 
     fn can_view(client: Client, data: &CaptureGlobalData) -> bool {
@@ -163,7 +169,7 @@ where
         let copies = &mut state.capture_protocols().screencopy;
         copies.last_key += 1;
         let key = ScreencopyKey(copies.last_key);
-        session::object_made(state, client);
+        copies.captors.object_made(client.id());
         let object = data_init.init(new, key);
         let output = Output::from_resource(&output).filter(|_| state.may_capture(client));
         let subject = output.and_then(|output| {
@@ -178,7 +184,7 @@ where
             })
         });
         if let Some(subject) = &subject {
-            session::expect(state, &client.id(), subject);
+            session::expect(state, client, subject);
         }
         frame::announce(state, key, object, subject);
     }

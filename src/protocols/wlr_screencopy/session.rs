@@ -7,21 +7,13 @@ use crate::{
     protocols::{audit::Audit, CaptureHandler},
 };
 
-use super::frame::Subject;
+use super::offer::Subject;
 
 /// So many sessions may one client have. A client that looks at more things than this forgets the oldest, and only
 /// loses that its next look there waits for damage; one with more copies under way at once gets `failed`.
 const MAX_SESSIONS: usize = 16;
 
-/// One client, while it has a manager or a frame.
-#[derive(Debug, Default)]
-pub(super) struct ScreencopyClient {
-    /// Manager and frame objects that are alive.
-    objects: usize,
-    /// The one that was used last is at the end.
-    pub(super) sessions: Vec<ScreencopySession>,
-}
-
+/// What one client looks at. Of a client's sessions the one that was used last is at the end.
 #[derive(Debug)]
 pub(super) struct ScreencopySession {
     subject: Subject,
@@ -32,26 +24,10 @@ pub(super) struct ScreencopySession {
     audit: Audit,
 }
 
-pub(super) fn object_made<D: CaptureHandler>(state: &mut D, client: &Client) {
-    let clients = &mut state.capture_protocols().screencopy.clients;
-    clients.entry(client.id()).or_default().objects += 1;
-}
-
 /// One of the client's objects is gone; with the last one its sessions end.
 pub(super) fn object_gone<D: CaptureHandler>(state: &mut D, client: &backend::ClientId) {
-    let clients = &mut state.capture_protocols().screencopy.clients;
-    let Some(entry) = clients.get_mut(client) else {
-        return;
-    };
-    entry.objects = entry.objects.saturating_sub(1);
-    if entry.objects > 0 {
-        return;
-    }
-    let sessions = clients
-        .remove(client)
-        .map(|entry| entry.sessions)
-        .unwrap_or_default();
-    for session in sessions {
+    let captors = &mut state.capture_protocols().screencopy.captors;
+    for session in captors.object_gone(client) {
         close(state, &session);
     }
 }
@@ -65,12 +41,7 @@ pub(super) fn take<D: CaptureHandler>(
 ) -> Option<SessionId> {
     let protocols = state.capture_protocols();
     let client_id = protocols.clients.id_of(display, client);
-    let sessions = &mut protocols
-        .screencopy
-        .clients
-        .entry(client.id())
-        .or_default()
-        .sessions;
+    let sessions = protocols.screencopy.captors.sessions_of(client.id());
     let idle_on_it = |session: &ScreencopySession| !session.busy && session.subject == *subject;
     if let Some(place) = sessions.iter().position(idle_on_it) {
         let mut session = sessions.remove(place);
@@ -106,27 +77,17 @@ pub(super) fn take<D: CaptureHandler>(
             id,
         ),
     };
-    let clients = &mut state.capture_protocols().screencopy.clients;
-    clients
-        .entry(client.id())
-        .or_default()
-        .sessions
-        .push(session);
+    let captors = &mut state.capture_protocols().screencopy.captors;
+    captors.sessions_of(client.id()).push(session);
     Some(id)
 }
 
 /// The client announced a frame of a subject that it has looked at before: `copy` comes two messages later, and the
 /// flip that happens meanwhile is wanted.
-pub(super) fn expect<D: CaptureHandler>(
-    state: &mut D,
-    client: &backend::ClientId,
-    subject: &Subject,
-) {
-    let clients = &state.capture_protocols().screencopy.clients;
+pub(super) fn expect<D: CaptureHandler>(state: &mut D, client: &Client, subject: &Subject) {
+    let captors = &mut state.capture_protocols().screencopy.captors;
     let idle_on_it = |session: &&ScreencopySession| !session.busy && session.subject == *subject;
-    let session = clients
-        .get(client)
-        .and_then(|client| client.sessions.iter().find(idle_on_it));
+    let session = captors.sessions_of(client.id()).iter().find(idle_on_it);
     let Some(id) = session.map(|session| session.id) else {
         return;
     };
@@ -166,26 +127,16 @@ fn find<'a, D: CaptureHandler>(
     subject: &Subject,
     id: SessionId,
 ) -> Option<&'a mut ScreencopySession> {
-    state
-        .capture_protocols()
-        .screencopy
-        .clients
-        .values_mut()
-        .flat_map(|client| &mut client.sessions)
+    let captors = &mut state.capture_protocols().screencopy.captors;
+    captors
+        .sessions_mut()
         .find(|session| session.id == id && session.subject.output == subject.output)
 }
 
 /// Ends all sessions on an output.
 pub(super) fn output_gone<D: CaptureHandler>(state: &mut D, output: &smithay::output::Output) {
-    let clients = &mut state.capture_protocols().screencopy.clients;
-    let mut gone = Vec::new();
-    for client in clients.values_mut() {
-        gone.extend(
-            client
-                .sessions
-                .extract_if(.., |session| &session.subject.output == output),
-        );
-    }
+    let captors = &mut state.capture_protocols().screencopy.captors;
+    let gone = captors.take_sessions(|session| &session.subject.output == output);
     for session in gone {
         close(state, &session);
     }
@@ -193,20 +144,16 @@ pub(super) fn output_gone<D: CaptureHandler>(state: &mut D, output: &smithay::ou
 
 /// Ends all sessions of clients that may no longer capture.
 pub(super) fn rights_changed<D: CaptureHandler>(state: &mut D) {
-    let clients = state.capture_protocols().screencopy.clients.iter();
-    let captors: Vec<(backend::ClientId, Client)> = clients
-        .filter_map(|(id, client)| Some((id.clone(), client.sessions.first()?.client.clone())))
+    let captors = state.capture_protocols().screencopy.captors.with_sessions();
+    let clients: Vec<(backend::ClientId, Client)> = captors
+        .map(|(id, session)| (id.clone(), session.client.clone()))
         .collect();
-    for (id, client) in captors {
+    for (id, client) in clients {
         if state.may_capture(&client) {
             continue;
         }
-        let clients = &mut state.capture_protocols().screencopy.clients;
-        let sessions = clients
-            .get_mut(&id)
-            .map(|client| std::mem::take(&mut client.sessions))
-            .unwrap_or_default();
-        for session in sessions {
+        let captors = &mut state.capture_protocols().screencopy.captors;
+        for session in captors.take_sessions_of(&id) {
             close(state, &session);
         }
     }
