@@ -14,7 +14,7 @@ use crate::{
         direct::JobTarget,
         frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
         ids::{FrameSeq, JobId, SlotId},
-        output_capture::{OutputCapture, Skip, TARGET},
+        output_capture::{reading_of, OutputCapture, Skip, TARGET},
         ring::{NoSlot, SlotState},
         view::{CursorInFrame, PerView, View},
     },
@@ -200,8 +200,7 @@ impl OutputCapture {
 
     fn ring_slot(&mut self, job: JobId, now: Time) -> Result<SlotId, Skip> {
         let memory = &self.memory;
-        let idle = |slot: SlotId| memory.get(&slot).is_none_or(|memory| memory.readers_idle());
-        let armed = self.ring.arm(job, now, &idle);
+        let armed = self.ring.arm(job, now, &|slot| reading_of(memory, slot));
         self.forget_memory();
         armed.map_err(skip_of)
     }

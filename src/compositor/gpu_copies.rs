@@ -64,6 +64,9 @@ struct Flying {
     /// The target's memory, whatever buffers its owner makes of it.
     memory: Option<TargetId>,
     target: WeakDmabuf,
+    /// The slot is read as long as this is there, whatever becomes of the lease: it may be taken back from a client whose copy
+    /// takes its time, and the driver's fence on the slot looks like anybody's.
+    reader: Option<Reader>,
 }
 
 enum Stage {
@@ -76,7 +79,7 @@ enum Stage {
     },
     /// It took too long, and nobody waits any more. The GPU may still read the one and write the other.
     Overdue {
-        _slot: (Arc<dyn SlotMemory>, Option<Reader>),
+        _slot: Arc<dyn SlotMemory>,
         _target: Box<dyn CopyTarget>,
     },
 }
@@ -257,6 +260,7 @@ impl Vitrine {
             origin: (outline.area.loc.x, outline.area.loc.y),
             opaque: outline.opaque,
         };
+        let reader = job.lease.memory().begin_reading();
         let submitted = match (from, fault) {
             (_, Some(CopyFault::Refused)) => Err("refused on purpose".to_owned()),
             (None, _) => Err("the frame is not for a GPU".to_owned()),
@@ -284,6 +288,7 @@ impl Vitrine {
             end,
             memory: memory_of(to),
             target: to.weak(),
+            reader,
         };
         if copy.is_over() {
             return self.gpu_copy_ended(copy);
@@ -322,6 +327,7 @@ impl Vitrine {
                 FenceStatus::Pending => Err("its fence is none".to_owned()),
             },
         };
+        drop(copy.reader);
         match copy.stage {
             Stage::Due { job, taken, .. } => match done.and(taken) {
                 Ok(report) => job.finish(Ok(report)),
@@ -391,11 +397,10 @@ fn give_up(stage: Stage) -> Stage {
         rects: _,
     } = job;
     let memory = Arc::clone(lease.memory());
-    let reader = memory.begin_reading();
     drop(lease);
     done(Err(held_by_gpu()));
     Stage::Overdue {
-        _slot: (memory, reader),
+        _slot: memory,
         _target: target,
     }
 }

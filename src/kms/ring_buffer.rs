@@ -219,8 +219,9 @@ impl RingBuffer {
         Ok(())
     }
 
-    /// Whether nobody's hardware reads it any more (dma-buf fences); never blocks.
-    pub fn readers_idle(&self) -> bool {
+    /// Whether nobody's hardware uses it, as far as the fences of the dma-buf tell, which anybody may have put there who was
+    /// given a descriptor; never blocks.
+    pub fn fences_idle(&self) -> bool {
         // A dma-buf is writable when all its fences have signalled.
         ready(self.dmabuf.as_fd(), PollFlags::OUT).unwrap_or(false)
     }

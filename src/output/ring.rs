@@ -17,7 +17,8 @@ use smithay::backend::{
 
 use crate::{
     capture::{
-        DirectBuffer, FrameFormat, OutputCapture, Reader, Readers, SlotId, SlotMemory, TargetLayout,
+        DirectBuffer, FrameFormat, OutputCapture, Reader, Readers, Reading, SlotId, SlotMemory,
+        TargetLayout,
     },
     kms::{self, Access, Framebuffer, RingBuffer},
     render::Canvas,
@@ -76,8 +77,8 @@ impl SlotMemory for Slot {
         Some(self.readers.begin())
     }
 
-    fn readers_idle(&self) -> bool {
-        self.readers.are_idle() && self.buffer.readers_idle()
+    fn reading(&self) -> Reading {
+        self.readers.reading(|| self.buffer.fences_idle())
     }
 }
 

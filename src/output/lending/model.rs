@@ -22,7 +22,7 @@ use super::*;
 use crate::{
     capture::{
         CaptureConfig, CaptureEvent, ClientId, Completion, Demand, FrameSeq, JobId, Lease, PerView,
-        Producer, SessionId, SessionKind, View,
+        Producer, Reading, SessionId, SessionKind, View,
     },
     geometry::Rect,
     output::chain::{BUFFERS, LENDABLE},
@@ -54,8 +54,11 @@ impl SlotMemory for Memory {
         Ok(())
     }
 
-    fn readers_idle(&self) -> bool {
-        !self.busy.load(Ordering::Relaxed)
+    fn reading(&self) -> Reading {
+        match self.busy.load(Ordering::Relaxed) {
+            true => Reading::Fenced,
+            false => Reading::Over,
+        }
     }
 }
 
@@ -248,7 +251,11 @@ impl World {
             panic!("the display has no buffer to draw into");
         };
         memory.picture.store(self.picture, Ordering::Relaxed);
-        assert!(memory.readers_idle(), "drawn while a GPU reads it");
+        assert_eq!(
+            memory.reading(),
+            Reading::Over,
+            "drawn while a GPU reads it"
+        );
         self.chain.drawn(index);
         self.assert_rested(index);
     }
