@@ -5,12 +5,14 @@
 //! it is leased itself (`lending`). Where it is that but for the cursor plane, or the display cannot do without it, a thread
 //! copies what the slot lacks (`copier`). Else the scene is drawn into the slot.
 
+use std::sync::Arc;
+
 use super::{
     copier::{Filled, Order, Overlay, Owner, Unfilled, Work},
     passthrough::PassedThrough,
     producer::{decide, Connector, CursorPlace, Decision, Facts},
     render_jobs::Ended,
-    ring::CaptureBuffers,
+    ring::{CaptureBuffers, Slot},
     schedule::{Probing, Situation},
     screen::{Picture, Screen, CAPTURE_FORMAT},
     Step, StepContext,
@@ -405,16 +407,34 @@ impl Screen {
             mark: self.marked.then_some(&self.mark),
         };
         let damage = self.slot_damage.get_mut(view);
-        let age = self.slot_contents.age(slot, view, damage.frames());
         let buffers = self.capture_buffers.as_mut().ok_or("there is no ring")?;
-        let canvas = buffers.canvas(slot, self.software)?;
+        let fenced = |slot: &&Arc<Slot>| !self.software && slot.is_fenced();
+        let fair = buffers.slot(slot).filter(fenced).cloned();
+        let (age, canvas, draft) = match &fair {
+            None => {
+                let age = self.slot_contents.age(slot, view, damage.frames());
+                (age, buffers.canvas(slot, self.software)?, None)
+            }
+            Some(fair) => {
+                let (draft, canvas) = buffers.drafts.begin(&self.gbm, view, fair)?;
+                (0, canvas, Some(draft))
+            }
+        };
         let sync = context
             .renderer
             .draw_slot(&scene, damage, canvas, age)
             .map_err(|error| error.to_string())?;
         self.slot_contents.drawn(slot, view, damage.frames());
         self.slots_drawn += 1;
-        Ok(Work::until(sync, context.faults.drawing(self.slots_drawn)))
+        let until = Work::until(sync, context.faults.drawing(self.slots_drawn));
+        Ok(match (draft, fair) {
+            (Some(from), Some(to)) => Some(Work::Fair {
+                until: until.map(Box::new),
+                from,
+                to,
+            }),
+            (None, _) | (_, None) => until,
+        })
     }
 
     /// The copying thread is done with an order.
@@ -429,8 +449,11 @@ impl Screen {
         }
         self.rendered_bytes += filled.result.as_ref().copied().unwrap_or(0);
         if let Err(Unfilled::Overdue(_)) = &filled.result {
-            // Not free, as a job's that failed: the GPU may still draw there.
+            // Not free, as a job's that failed: the GPU may still draw there, or into the draft.
             capture.overdue(filled.job);
+            if let Some(buffers) = self.capture_buffers.as_mut() {
+                buffers.drafts.abandon();
+            }
         }
         let result = filled.result.map(drop).map_err(|error| error.to_string());
         self.written(filled.job, result, capture, now);
