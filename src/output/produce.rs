@@ -49,6 +49,8 @@ pub(super) struct ArmedJobs {
     pub passed_through: Option<PassedThrough>,
     /// For ourselves.
     pub rendered: Vec<RenderJob>,
+    /// Why there is none for a view that was to have one; counts if the commit goes out.
+    pub skipped: Vec<Skip>,
 }
 
 impl ArmedJobs {
@@ -252,11 +254,12 @@ impl Screen {
         let job = self.next_job();
         let id = capture::JobId(job.0);
         let now = context.now;
-        let Ok(slot) = context
+        let arming = context
             .capture
-            .arm_view(id, Producer::Writeback, cursor, now)
-        else {
-            return;
+            .arm_view(id, Producer::Writeback, cursor, now);
+        let slot = match arming {
+            Ok(slot) => slot,
+            Err(skip) => return armed.skipped.push(skip),
         };
         let buffers = self.capture_buffers.as_ref();
         let Some(fb) = buffers.and_then(|buffers| buffers.framebuffer(slot)) else {
@@ -283,18 +286,18 @@ impl Screen {
             return;
         }
         if self.copies(cursor) && !self.chain.may_copy(picture.index) {
-            context.capture.note_skip(Skip::ProducerBusy);
-            return;
+            return armed.skipped.push(Skip::ProducerBusy);
         }
         let job = capture::JobId(self.next_job().0);
         let now = context.now;
-        if let Ok(slot) = context.capture.arm_view(job, Producer::Render, cursor, now) {
-            armed.rendered.push(RenderJob {
+        match context.capture.arm_view(job, Producer::Render, cursor, now) {
+            Ok(slot) => armed.rendered.push(RenderJob {
                 job,
                 slot,
                 cursor,
                 lent: false,
-            });
+            }),
+            Err(skip) => armed.skipped.push(skip),
         }
     }
 
