@@ -25,7 +25,7 @@ use super::Vitrine;
 use crate::{
     capture::{
         copy::{path, use_gpu, CopyFacts, CopyPath, Gpu, NoGpuCopies},
-        CopyError, CopyJob, CopyReport, CopyTarget, Reader, SlotMemory, TargetId,
+        CopyError, CopyJob, CopyReport, CopyTarget, Reader, Reading, SlotMemory, TargetId,
     },
     kms::{
         client_target,
@@ -237,6 +237,8 @@ impl Vitrine {
             to_buffer: to.is_some(),
             writable: to.is_some_and(is_writable),
             idle: from.is_some_and(client_target::is_written)
+                // Some drivers wait for readers before they read.
+                && job.lease.memory().reading() != Reading::Fenced
                 && to.is_some_and(client_target::is_idle),
             refused: to.is_some_and(|to| copies.refused.contains(&to.weak())),
             from: job.lease.frame().format.fourcc,
