@@ -15,6 +15,7 @@ pub mod history;
 pub mod input;
 pub mod ipc;
 pub mod kms;
+pub mod listener;
 pub mod logging;
 pub mod metrics;
 pub mod output;

@@ -83,7 +83,19 @@ pub struct FrameInfo {
     pub damage: Vec<Rect>,
 }
 
-/// Those who read a slot without a lease: devices that go on when nobody waits for them any more.
+/// Who still reads the memory of a slot that nobody leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Nobody, as far as can be known.
+    Over,
+    /// Perhaps a client's hardware: fences are pending on the memory, and nothing that works for us has put them there. They may
+    /// mean nothing, and may never signal.
+    Fenced,
+    /// Hardware that works for us. The memory is not written before it has ended.
+    Ours,
+}
+
+/// Those who read a slot for us whether it is leased or not: devices that go on when nobody waits for them any more.
 #[derive(Debug, Default)]
 pub struct Readers(Arc<()>);
 
@@ -100,6 +112,16 @@ impl Readers {
     /// Whether there are none.
     pub fn are_idle(&self) -> bool {
         Arc::strong_count(&self.0) == 1
+    }
+
+    /// Who reads, where `fences_idle` tells whether all fences on the memory have signalled. Fences of our own devices count
+    /// as ours: they are readers until their fences have.
+    pub fn reading(&self, fences_idle: impl FnOnce() -> bool) -> Reading {
+        match self.are_idle() {
+            false => Reading::Ours,
+            true if fences_idle() => Reading::Over,
+            true => Reading::Fenced,
+        }
     }
 }
 
@@ -127,13 +149,13 @@ pub trait SlotMemory: Send + Sync + Debug {
         None
     }
 
-    /// Keeps [`readers_idle`](Self::readers_idle) from being true. `None` for memory that no device reads.
+    /// Makes [`reading`](Self::reading) say that it is read for us. `None` for memory that no device reads.
     fn begin_reading(&self) -> Option<Reader> {
         None
     }
 
-    /// Whether no GPU or device still reads the memory (the dma-buf's read fences are idle). Never blocks.
-    fn readers_idle(&self) -> bool;
+    /// Who still reads the memory although nobody leases it. Never blocks.
+    fn reading(&self) -> Reading;
 }
 
 #[cfg(test)]
@@ -149,5 +171,16 @@ mod tests {
         assert!(!readers.are_idle());
         drop(other);
         assert!(readers.are_idle());
+    }
+
+    #[test]
+    fn whoever_reads_for_us_counts_more_than_fences() {
+        let readers = Readers::default();
+        let reader = readers.begin();
+        assert_eq!(readers.reading(|| true), Reading::Ours);
+        assert_eq!(readers.reading(|| false), Reading::Ours);
+        drop(reader);
+        assert_eq!(readers.reading(|| false), Reading::Fenced);
+        assert_eq!(readers.reading(|| true), Reading::Over);
     }
 }

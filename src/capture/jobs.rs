@@ -14,7 +14,7 @@ use crate::{
         direct::JobTarget,
         frame::{FrameFormat, FrameInfo, Producer, SlotMemory},
         ids::{FrameSeq, JobId, SlotId},
-        output_capture::{OutputCapture, Skip, TARGET},
+        output_capture::{reading_of, OutputCapture, Skip, TARGET},
         ring::{NoSlot, SlotState},
         view::{CursorInFrame, PerView, View},
     },
@@ -72,7 +72,7 @@ impl OutputCapture {
     /// May the next commit be captured, for both views in one picture? See [`arm_view`](Self::arm_view).
     ///
     /// # Errors
-    /// Why not; it is counted.
+    /// Why not.
     pub fn arm(&mut self, job: JobId, producer: Producer, now: Time) -> Result<SlotId, Skip> {
         self.arm_view(job, producer, CursorInFrame::Absent, now)
     }
@@ -82,7 +82,7 @@ impl OutputCapture {
     /// [`fail`](Self::fail) or [`overdue`](Self::overdue) ends it. One commit may have a job for each view.
     ///
     /// # Errors
-    /// Why not; it is counted. Nothing has changed then: commit without capture.
+    /// Why not. Nothing has changed then: commit without capture, and [count it](Self::note_skip) if you do.
     pub fn arm_view(
         &mut self,
         job: JobId,
@@ -103,12 +103,7 @@ impl OutputCapture {
             let views = PerView::new(|view| cursor.serves(view));
             self.take_slot(job, producer, cursor, views, now)
         };
-        if let Err(skip) = armed {
-            self.stats.skipped.count(skip);
-            self.blocked = matches!(skip, Skip::NoFreeSlot | Skip::Draining);
-        } else {
-            self.blocked = false;
-        }
+        self.blocked = matches!(armed, Err(Skip::NoFreeSlot | Skip::Draining));
         armed
     }
 
@@ -116,7 +111,7 @@ impl OutputCapture {
     /// picture is already. The caller writes nothing there as long as it [is lent](Self::is_lent).
     ///
     /// # Errors
-    /// Why not. Nothing has changed and nothing is counted then: try [`arm_view`](Self::arm_view).
+    /// Why not. Nothing has changed then: try [`arm_view`](Self::arm_view).
     pub fn lend_view(
         &mut self,
         job: JobId,
@@ -150,7 +145,8 @@ impl OutputCapture {
         self.ring.is_lent_for(job)
     }
 
-    /// A commit is not captured although somebody wants it, for a reason that this room does not know. Only counts.
+    /// A commit went out and was not captured although it was to be. A frame that was not even committed for want of a slot, as of
+    /// a screen that stands still, is none that was skipped. Only counts.
     pub fn note_skip(&mut self, skip: Skip) {
         self.stats.skipped.count(skip);
     }
@@ -200,8 +196,7 @@ impl OutputCapture {
 
     fn ring_slot(&mut self, job: JobId, now: Time) -> Result<SlotId, Skip> {
         let memory = &self.memory;
-        let idle = |slot: SlotId| memory.get(&slot).is_none_or(|memory| memory.readers_idle());
-        let armed = self.ring.arm(job, now, &idle);
+        let armed = self.ring.arm(job, now, &|slot| reading_of(memory, slot));
         self.forget_memory();
         armed.map_err(skip_of)
     }

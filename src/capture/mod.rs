@@ -31,6 +31,7 @@ mod plain;
 mod requests;
 pub mod ring;
 mod session;
+mod starving;
 pub mod stats;
 mod view;
 
@@ -41,7 +42,7 @@ pub use self::{
     copy::{CopyError, CopyJob, CopyPool, CopyReport, CopyTarget, Outline, TargetLayout},
     damage::DamageSet,
     direct::{Candidate, DirectBuffer, Target},
-    frame::{FrameFormat, FrameInfo, Producer, Reader, Readers, SlotMemory},
+    frame::{FrameFormat, FrameInfo, Producer, Reader, Readers, Reading, SlotMemory},
     ids::{ClientId, FrameSeq, JobId, RequestId, SessionId, SlotId, TargetId},
     jobs::Completion,
     latency::{Latencies, BOUNDS_MICROS},

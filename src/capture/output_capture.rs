@@ -15,13 +15,11 @@ use std::{
     time::Duration,
 };
 
-use tracing::{info, warn};
-
 use crate::{
     capture::{
         damage::DamageSet,
         direct::Direct,
-        frame::{FrameFormat, FrameInfo, SlotMemory},
+        frame::{FrameFormat, FrameInfo, Reading, SlotMemory},
         history::History,
         ids::{ClientId, FrameSeq, RequestId, SessionId, SlotId, TargetId},
         jobs::Job,
@@ -177,9 +175,9 @@ pub enum CaptureEvent {
 pub(crate) struct Client {
     pub stats: ClientStats,
     /// It was said once that this client holds frames too long.
-    overdue_logged: bool,
+    pub overdue_logged: bool,
     /// It was said once that a frame was taken back from this client.
-    void_logged: bool,
+    pub void_logged: bool,
 }
 
 /// A frame that was handed out.
@@ -219,6 +217,8 @@ pub struct OutputCapture {
     pub(crate) next_request: u64,
     /// Somebody waits for a slot, so that the end of a grace is worth waking up for.
     pub(crate) blocked: bool,
+    /// It was said once that fences of others are overruled.
+    pub(crate) overruled_logged: bool,
     pub(crate) history: Option<History>,
     pub(crate) direct: Direct,
     polled: Time,
@@ -252,6 +252,7 @@ impl OutputCapture {
             next_session: 0,
             next_request: 0,
             blocked: false,
+            overruled_logged: false,
             history: None,
             direct: Direct::default(),
             polled: Time::default(),
@@ -364,13 +365,7 @@ impl OutputCapture {
         let mut events = self.take_written();
         events.append(&mut self.deliver(now));
         self.keep_history(&mut events, now);
-        // Whoever is written to directly needs no slot.
-        let starving =
-            self.demand_of_waiters(now) == Demand::Now && self.lone_direct(now).is_none();
-        self.blocked = starving && !self.ring.has_room();
-        if starving && !self.ring.will_have_room() {
-            self.take_back(now, &mut events);
-        }
+        self.help_the_starving(now, &mut events);
         events
     }
 
@@ -496,51 +491,8 @@ impl OutputCapture {
 
     pub(crate) fn settle(&mut self, now: Time) {
         let memory = &self.memory;
-        let idle = |slot: SlotId| memory.get(&slot).is_none_or(|memory| memory.readers_idle());
-        self.ring.settle(now, &idle);
+        self.ring.settle(now, &|slot| reading_of(memory, slot));
         self.forget_memory();
-    }
-
-    fn note_overdue(&mut self, now: Time) {
-        for (holder, frame) in self.ring.newly_overdue(now) {
-            let Some(client) = self.clients.get_mut(&holder.client) else {
-                continue;
-            };
-            client.stats.overdue += 1;
-            if !std::mem::replace(&mut client.overdue_logged, true) {
-                info!(
-                    target: TARGET, client = %holder.client, session = %holder.session, %frame,
-                    deadline = ?self.config.hold_deadline,
-                    "client holds a frame past the deadline; it gets no new one until it lets go \
-                     (said once per client)",
-                );
-            }
-        }
-    }
-
-    /// Others starve: takes the oldest overdue frame back.
-    fn take_back(&mut self, now: Time, events: &mut Vec<CaptureEvent>) {
-        let Some((frame, holders)) = self.ring.choose_void(now) else {
-            return;
-        };
-        for holder in holders {
-            events.push(CaptureEvent::Void {
-                session: holder.session,
-                frame,
-            });
-            self.stats.voids += 1;
-            let Some(client) = self.clients.get_mut(&holder.client) else {
-                continue;
-            };
-            client.stats.voids += 1;
-            if !std::mem::replace(&mut client.void_logged, true) {
-                warn!(
-                    target: TARGET, client = %holder.client, session = %holder.session, %frame,
-                    "frame taken back from a client that held it past the deadline while others waited \
-                     (said once per client)",
-                );
-            }
-        }
     }
 
     /// Lets go of the memory of slots that are gone.
@@ -557,6 +509,12 @@ impl OutputCapture {
                 || leases.values().any(|leased| leased.client == *client)
         });
     }
+}
+
+/// Who reads the memory of a slot.
+pub(crate) fn reading_of(memory: &HashMap<SlotId, Arc<dyn SlotMemory>>, slot: SlotId) -> Reading {
+    let memory = memory.get(&slot);
+    memory.map_or(Reading::Over, |memory| memory.reading())
 }
 
 fn limits(config: CaptureConfig, refresh: Duration) -> Limits {

@@ -6,7 +6,7 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-use crate::capture::SlotMemory;
+use crate::capture::{Reading, SlotMemory};
 
 /// A slot in ordinary memory. Nobody can be given a descriptor of it.
 #[derive(Default)]
@@ -32,9 +32,9 @@ impl SlotMemory for PlainMemory {
         Ok(())
     }
 
-    fn readers_idle(&self) -> bool {
+    fn reading(&self) -> Reading {
         // Readers have a lease for as long as they read.
-        true
+        Reading::Over
     }
 }
 

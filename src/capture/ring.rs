@@ -5,6 +5,9 @@
 //!              \-> Quarantined(job) -> Free when its fence signals; never Published
 //! ```
 //!
+//! What keeps a released slot from being written is its grace, who reads it for us, and fences that others put onto it. Those
+//! of others count until somebody starves (see [`fenced`]), since they may never signal.
+//!
 //! A pure model: no clock, no memory, no client objects. Every question takes time in proportion to the slots and the
 //! leases on them, both bounded; nothing waits. Slots of an old generation (an old mode) take no new job and are gone
 //! with their last lease.
@@ -13,6 +16,7 @@
 //! *lent* slot comes with its job, lives like any other, and is gone instead of free. Whoever lent the memory does not
 //! write it as long as the slot is there.
 
+mod fenced;
 mod invariants;
 mod leases;
 mod lent;
@@ -24,6 +28,7 @@ use std::{
 
 use crate::{
     capture::{
+        frame::Reading,
         ids::{ClientId, FrameSeq, JobId, SessionId, SlotId},
         view::{PerView, View},
     },
@@ -98,6 +103,10 @@ struct Slot {
     leases: Vec<Held>,
     /// Released by these export sessions, which may go on reading until the given time.
     graces: Vec<(SessionId, Time)>,
+    /// Since when it rests for nothing but fences of others.
+    fenced: Option<Time>,
+    /// Such fences did not signal in time before: from now on they are believed for a grace only.
+    distrusted: bool,
     /// When it was armed last, counted in jobs: the slot that rested longest is taken first.
     armed_at: u64,
     /// The job that it came with, if its memory is not the ring's own.
@@ -176,6 +185,8 @@ impl Ring {
             state: SlotState::Free,
             leases: Vec::new(),
             graces: Vec::new(),
+            fenced: None,
+            distrusted: false,
             armed_at: 0,
             lent: None,
         }));
@@ -253,18 +264,18 @@ impl Ring {
             })
     }
 
-    /// May I arm? Gives the job the slot that rested longest, or says why there is none. `readers_idle` tells whether
-    /// nothing reads the memory of a slot; it must not block.
+    /// May I arm? Gives the job the slot that rested longest, or says why there is none. `reading` tells who reads the
+    /// memory of a slot; it must not block.
     pub fn arm(
         &mut self,
         job: JobId,
         now: Time,
-        readers_idle: &dyn Fn(SlotId) -> bool,
+        reading: &dyn Fn(SlotId) -> Reading,
     ) -> Result<SlotId, NoSlot> {
         if self.slot_of(job).is_some() {
             return Err(NoSlot::JobInUse);
         }
-        self.settle(now, readers_idle);
+        self.settle(now, reading);
         let generation = self.generation;
         let free = self
             .slots
@@ -410,13 +421,18 @@ impl Ring {
     }
 
     /// Frees what has rested: graces over and nothing reads.
-    pub fn settle(&mut self, now: Time, readers_idle: &dyn Fn(SlotId) -> bool) {
+    pub fn settle(&mut self, now: Time, reading: &dyn Fn(SlotId) -> Reading) {
         for slot in &mut self.slots {
             slot.graces.retain(|(_, until)| *until > now);
-            let resting = matches!(slot.state, SlotState::Draining(_));
-            if resting && slot.graces.is_empty() && readers_idle(slot.id) {
-                slot.state = SlotState::Free;
-            }
+            let resting = matches!(slot.state, SlotState::Draining(_)) && slot.graces.is_empty();
+            slot.fenced = match resting.then(|| reading(slot.id)) {
+                Some(Reading::Over) => {
+                    slot.state = SlotState::Free;
+                    None
+                }
+                Some(Reading::Fenced) => slot.fenced.or(Some(now)),
+                Some(Reading::Ours) | None => None,
+            };
         }
         self.collect();
     }

@@ -47,6 +47,8 @@ pub struct CaptureStats {
     pub copied_bytes: u64,
     /// Frames that were taken back from a client.
     pub voids: u64,
+    /// Slots that were used again although fences of others, which did not signal in time, were still on them.
+    pub overruled: u64,
     /// From the flip to "ready", over all clients.
     pub ready: Latencies,
     /// The clients with a session or a lease now.

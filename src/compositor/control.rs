@@ -343,6 +343,7 @@ fn capture_report(
         gpu_copies: stats.gpu_copies,
         copied_bytes: stats.copied_bytes,
         voids: stats.voids,
+        overruled: stats.overruled,
         history: 0, // The caller knows.
         flip_to_ready: LatencyReport::from(&stats.ready),
         clients: stats

@@ -25,7 +25,7 @@ use super::Vitrine;
 use crate::{
     capture::{
         copy::{path, use_gpu, CopyFacts, CopyPath, Gpu, NoGpuCopies},
-        CopyError, CopyJob, CopyReport, CopyTarget, Reader, SlotMemory, TargetId,
+        CopyError, CopyJob, CopyReport, CopyTarget, Reader, Reading, SlotMemory, TargetId,
     },
     kms::{
         client_target,
@@ -64,6 +64,9 @@ struct Flying {
     /// The target's memory, whatever buffers its owner makes of it.
     memory: Option<TargetId>,
     target: WeakDmabuf,
+    /// The slot is read as long as this is there, whatever becomes of the lease: it may be taken back from a client whose copy
+    /// takes its time, and the driver's fence on the slot looks like anybody's.
+    reader: Option<Reader>,
 }
 
 enum Stage {
@@ -76,7 +79,7 @@ enum Stage {
     },
     /// It took too long, and nobody waits any more. The GPU may still read the one and write the other.
     Overdue {
-        _slot: (Arc<dyn SlotMemory>, Option<Reader>),
+        _slot: Arc<dyn SlotMemory>,
         _target: Box<dyn CopyTarget>,
     },
 }
@@ -234,6 +237,8 @@ impl Vitrine {
             to_buffer: to.is_some(),
             writable: to.is_some_and(is_writable),
             idle: from.is_some_and(client_target::is_written)
+                // Some drivers wait for readers before they read.
+                && job.lease.memory().reading() != Reading::Fenced
                 && to.is_some_and(client_target::is_idle),
             refused: to.is_some_and(|to| copies.refused.contains(&to.weak())),
             from: job.lease.frame().format.fourcc,
@@ -257,6 +262,7 @@ impl Vitrine {
             origin: (outline.area.loc.x, outline.area.loc.y),
             opaque: outline.opaque,
         };
+        let reader = job.lease.memory().begin_reading();
         let submitted = match (from, fault) {
             (_, Some(CopyFault::Refused)) => Err("refused on purpose".to_owned()),
             (None, _) => Err("the frame is not for a GPU".to_owned()),
@@ -284,6 +290,7 @@ impl Vitrine {
             end,
             memory: memory_of(to),
             target: to.weak(),
+            reader,
         };
         if copy.is_over() {
             return self.gpu_copy_ended(copy);
@@ -322,6 +329,7 @@ impl Vitrine {
                 FenceStatus::Pending => Err("its fence is none".to_owned()),
             },
         };
+        drop(copy.reader);
         match copy.stage {
             Stage::Due { job, taken, .. } => match done.and(taken) {
                 Ok(report) => job.finish(Ok(report)),
@@ -391,11 +399,10 @@ fn give_up(stage: Stage) -> Stage {
         rects: _,
     } = job;
     let memory = Arc::clone(lease.memory());
-    let reader = memory.begin_reading();
     drop(lease);
     done(Err(held_by_gpu()));
     Stage::Overdue {
-        _slot: (memory, reader),
+        _slot: memory,
         _target: target,
     }
 }

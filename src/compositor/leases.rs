@@ -21,13 +21,13 @@ use std::{
 
 use drm::control::{connector, crtc, plane, LeaseId};
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use smithay::{
-    output::Output,
-    reexports::calloop::{generic::Generic, Interest, Mode, PostAction, RegistrationToken},
-};
+use smithay::{output::Output, reexports::calloop::RegistrationToken};
 
 use super::Vitrine;
-use crate::kms::foreign::OfOutput;
+use crate::{
+    kms::foreign::OfOutput,
+    listener::{Arrival, Listener},
+};
 
 /// What is leased.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,14 +115,16 @@ impl Vitrine {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         let output = output.clone();
-        let source = Generic::new(listener, Interest::READ, Mode::Level);
         let token = self
             .event_loop
-            .insert_source(source, move |_, listener, state| {
-                while let Ok((stream, _)) = listener.accept() {
-                    state.lease_to(&stream, &output, &objects);
+            .insert_source(Listener::of(listener), move |arrival, (), state| match arrival {
+                Arrival::Connection(stream) => state.lease_to(&stream, &output, &objects),
+                Arrival::Resting(error) => {
+                    tracing::warn!(target: "vitrine::kms", output = %output.name(), %error, "who asks for a lease could not be accepted; trying again until somebody can");
                 }
-                Ok(PostAction::Continue)
+                Arrival::Closed(error) => {
+                    tracing::error!(target: "vitrine::kms", output = %output.name(), %error, "the lease socket is closed");
+                }
             })
             .map_err(|error| io::Error::other(error.to_string()))?;
         Ok(LeaseSocket {

@@ -23,8 +23,11 @@ use smithay::{
     },
 };
 
-use super::{sockets::ClientSocket, Vitrine};
-use crate::policy::{Origin, Sandbox};
+use super::Vitrine;
+use crate::{
+    listener::{Arrival, Listener},
+    policy::{Origin, Sandbox},
+};
 
 impl SecurityContextHandler for Vitrine {
     fn context_created(&mut self, source: SecurityContextListenerSource, context: SecurityContext) {
@@ -39,10 +42,13 @@ impl SecurityContextHandler for Vitrine {
         );
         let inserted =
             self.event_loop
-                .insert_source(ClientSocket::foreign(source), move |connection, (), state| match connection {
-                    Ok(stream) => state.add_client_from(stream, Origin::Sandbox(sandbox.clone())),
-                    Err(error) => {
-                        tracing::warn!(target: "vitrine::access", %error, "the socket of a sandbox cannot be used and is closed");
+                .insert_source(Listener::new(source), move |arrival, (), state| match arrival {
+                    Arrival::Connection(stream) => state.add_client_from(stream, Origin::Sandbox(sandbox.clone())),
+                    Arrival::Resting(error) => {
+                        tracing::warn!(target: "vitrine::access", engine = ?sandbox.engine, %error, "a client of a sandbox could not be accepted; trying again until one can");
+                    }
+                    Arrival::Closed(error) => {
+                        tracing::warn!(target: "vitrine::access", engine = ?sandbox.engine, %error, "the socket of a sandbox cannot be used and is closed");
                     }
                 });
         if let Err(error) = inserted {

@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    fs::File,
     io,
     os::{
         fd::AsFd,
@@ -19,11 +18,10 @@ use rustix::{
         SocketFlags, SocketType,
     },
 };
-use smithay::reexports::calloop::{
-    generic::Generic, Interest, LoopHandle, Mode, PostAction, RegistrationToken,
-};
+use smithay::reexports::calloop::{LoopHandle, RegistrationToken};
 
 use super::{connection::Connection, wire, wire::Reply, wire::Request, TARGET};
+use crate::listener::{Arrival, Listener};
 
 /// So many peers may be connected. For one more the longest idle one goes.
 pub const MAX_CONNECTIONS: usize = 8;
@@ -61,9 +59,6 @@ pub struct ControlSocket {
     path: PathBuf,
     peers: Vec<Peer>,
     requests: u64,
-    /// Given up for a moment when the process has no descriptor left: a connection that cannot be accepted stays in
-    /// the queue and would wake the event loop for ever.
-    reserve: Option<File>,
 }
 
 #[derive(Debug)]
@@ -96,12 +91,8 @@ impl ControlSocket {
         };
         let listener = listen_at(&path).map_err(refused)?;
         let handle = event_loop.clone();
-        let source = Generic::new(listener, Interest::READ, Mode::Level);
-        let accept = move |state: &mut D, listener: &UnixListener| {
-            let Some(socket) = own(state) else {
-                return;
-            };
-            let Some(stream) = socket.accept(listener) else {
+        let accept = move |state: &mut D, stream: UnixStream| {
+            let Some(socket) = own(state).filter(|_| is_ours(&stream)) else {
                 return;
             };
             socket.make_room(&handle);
@@ -132,16 +123,20 @@ impl ControlSocket {
             }
         };
         event_loop
-            .insert_source(source, move |_, listener, state| {
-                accept(state, listener);
-                Ok(PostAction::Continue)
+            .insert_source(Listener::of(listener), move |arrival, (), state| match arrival {
+                Arrival::Connection(stream) => accept(state, stream),
+                Arrival::Resting(error) => {
+                    tracing::warn!(target: TARGET, %error, "a control connection could not be accepted; trying again until one can");
+                }
+                Arrival::Closed(error) => {
+                    tracing::error!(target: TARGET, %error, "the control socket is closed");
+                }
             })
             .map_err(|error| refused(io::Error::other(error.to_string())))?;
         Ok(Self {
             path,
             peers: Vec::new(),
             requests: 0,
-            reserve: File::open("/dev/null").ok(),
         })
     }
 
@@ -153,22 +148,6 @@ impl ControlSocket {
     /// How many are connected.
     pub fn connections(&self) -> usize {
         self.peers.iter().filter(|peer| peer.is_alive()).count()
-    }
-
-    fn accept(&mut self, listener: &UnixListener) -> Option<UnixStream> {
-        match listener.accept() {
-            Ok((stream, _)) => is_ours(&stream).then_some(stream),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(error) => {
-                tracing::warn!(target: TARGET, %error, "a control connection was not accepted");
-                // Out of descriptors: take it with the spare one, and let it go.
-                if self.reserve.take().is_some() {
-                    drop(listener.accept());
-                    self.reserve = File::open("/dev/null").ok();
-                }
-                None
-            }
-        }
     }
 
     fn make_room<D>(&mut self, event_loop: &LoopHandle<'static, D>) {

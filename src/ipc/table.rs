@@ -92,7 +92,7 @@ fn capture_text(report: &CaptureReport) -> String {
             "{}, of these {} probes; {} lost, {} late, {} failed; {} stalls, {} recoveries",
             report.jobs, report.probes, report.lost, report.late, report.failed, report.stalls, report.recoveries
         )),
-        ("slots", format!("{} buffers, {} held, {} in quarantine, {} taken back", report.buffers, report.held, report.quarantined, report.voids)),
+        ("slots", format!("{} buffers, {} held, {} in quarantine, {} taken back, {} used against fences", report.buffers, report.held, report.quarantined, report.voids, report.overruled)),
         ("copies", format!("{} ({} of them by the GPU), {} bytes", report.copies, report.gpu_copies, report.copied_bytes)),
         ("flip to ready", latency(&report.flip_to_ready)),
     ];

@@ -180,6 +180,8 @@ pub struct CaptureReport {
     pub copied_bytes: u64,
     /// Frames taken back from clients.
     pub voids: u64,
+    /// Slots used again although fences that clients put there were still pending.
+    pub overruled: u64,
     /// Frames kept as history now.
     pub history: u64,
     /// From the flip to the client's "ready".

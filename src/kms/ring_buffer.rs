@@ -161,19 +161,24 @@ impl RingBuffer {
 
     /// Shows the bytes to `f`. Never waits: what is in a buffer of which clients have descriptors was complete when its job was,
     /// and whatever fence is on it since then is theirs. Through the device's own mapping, where there is one, that needs no
-    /// word to the kernel, as such mappings are made for a CPU that shares them with the display. Else it does, and would wait.
+    /// word to the kernel, as such mappings are made for a CPU that shares them with the display. Else it does, and would wait;
+    /// so while a fence is pending there, such a mapping is made.
     ///
     /// # Errors
     /// The kernel cannot synchronise, or somebody's fence keeps us from asking it to.
     pub fn read(&self, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         if self.access == Access::ReadOnly {
-            if let Some(mapping) = self.own_mapping() {
+            let mapping = match self.own_mapping() {
+                None if !ready(self.dmabuf.as_fd(), PollFlags::IN)? => {
+                    let refused = |_| io::ErrorKind::WouldBlock;
+                    Some(self.writable().map_err(refused)?)
+                }
+                any => any,
+            };
+            if let Some(mapping) = mapping {
                 // SAFETY: a slot is written while it is armed, when nobody reads it.
                 f(unsafe { mapping.bytes() });
                 return Ok(());
-            }
-            if !ready(self.dmabuf.as_fd(), PollFlags::IN)? {
-                return Err(io::ErrorKind::WouldBlock.into());
             }
         }
         in_step(&self.dmabuf, CpuAccess::Read, || {
@@ -219,8 +224,9 @@ impl RingBuffer {
         Ok(())
     }
 
-    /// Whether nobody's hardware reads it any more (dma-buf fences); never blocks.
-    pub fn readers_idle(&self) -> bool {
+    /// Whether nobody's hardware uses it, as far as the fences of the dma-buf tell, which anybody may have put there who was
+    /// given a descriptor; never blocks.
+    pub fn fences_idle(&self) -> bool {
         // A dma-buf is writable when all its fences have signalled.
         ready(self.dmabuf.as_fd(), PollFlags::OUT).unwrap_or(false)
     }

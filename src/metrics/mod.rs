@@ -63,7 +63,7 @@ const OUTPUT_COUNTERS: [OfOutput; 3] = [
     }),
 ];
 
-const CAPTURE_COUNTERS: [OfCapture; 16] = [
+const CAPTURE_COUNTERS: [OfCapture; 17] = [
     (
         "vitrine_capture_frames",
         "Captured frames published.",
@@ -128,6 +128,11 @@ const CAPTURE_COUNTERS: [OfCapture; 16] = [
         "vitrine_capture_voids",
         "Frames taken back from clients that held them too long.",
         |c| c.voids,
+    ),
+    (
+        "vitrine_capture_overruled_fences",
+        "Capture buffers used again although fences that clients put there did not signal.",
+        |c| c.overruled,
     ),
     (
         "vitrine_capture_copies",

@@ -348,6 +348,7 @@ impl Screen {
             recoveries = jobs.recoveries,
             quarantined = capture.quarantined,
             voids = capture.voids,
+            overruled = capture.overruled,
             buffers = capture.buffers,
             copies = capture.copies,
             gpu_copies = capture.gpu_copies,

@@ -14,7 +14,7 @@ use smithay::{backend::renderer::sync::SyncPoint, output::Output};
 
 use super::{ring::Slot, scanout::ReadableScanout};
 use crate::{
-    capture::{copy::copy_pixels, JobId, TargetLayout},
+    capture::{copy::copy_pixels, JobId, SlotMemory, TargetLayout},
     geometry::Rect,
     kms::{fence::FenceFault, Fence, FenceStatus},
     render::CursorPicture,
@@ -54,6 +54,15 @@ pub enum Work {
         rects: Vec<Rect>,
         /// And this on top.
         overlay: Option<Overlay>,
+    },
+    /// The GPU draws a draft; copy it when that is done.
+    Fair {
+        /// Wait for that first, if it is not done already.
+        until: Option<Box<Work>>,
+        /// From there.
+        from: Arc<Slot>,
+        /// To there.
+        to: Arc<Slot>,
     },
     /// The GPU draws; say when it is done.
     Wait(SyncPoint),
@@ -148,7 +157,12 @@ impl Copier {
 /// Nobody did the work, or waited for it.
 fn unwaited(work: Work) -> Unfilled {
     match work {
-        Work::Copy { .. } => Unfilled::Failed("the copying thread is gone".to_owned()),
+        Work::Copy { .. } | Work::Fair { until: None, .. } => {
+            Unfilled::Failed("the copying thread is gone".to_owned())
+        }
+        Work::Fair {
+            until: Some(work), ..
+        } => unwaited(*work),
         Work::Wait(sync) => Unfilled::Overdue(sync.export().map(Fence::from_sync_file)),
         Work::Watch(fence) => Unfilled::Overdue(Some(fence)),
     }
@@ -167,7 +181,7 @@ impl Work {
     fn reads_scanout(&self) -> bool {
         match self {
             Work::Copy { .. } => true,
-            Work::Wait(_) | Work::Watch(_) => false,
+            Work::Fair { .. } | Work::Wait(_) | Work::Watch(_) => false,
         }
     }
 }
@@ -175,22 +189,47 @@ impl Work {
 fn fill(order: Order) -> Filled {
     let Order { owner, job, work } = order;
     let copied = work.reads_scanout();
-    let result = match &work {
+    Filled {
+        owner,
+        job,
+        copied,
+        result: run(&work),
+    }
+}
+
+fn run(work: &Work) -> Result<u64, Unfilled> {
+    match work {
         Work::Copy {
             from,
             to,
             rects,
             overlay,
         } => copy(from, to, rects, overlay.as_ref()).map_err(Unfilled::Failed),
+        Work::Fair { until, from, to } => {
+            if let Some(drawn) = until {
+                run(drawn)?;
+            }
+            copy_draft(from, to).map_err(Unfilled::Failed)
+        }
         Work::Wait(sync) => wait(sync).map(|()| 0),
         Work::Watch(fence) => watch(fence, GPU_PATIENCE).map(|()| 0),
-    };
-    Filled {
-        owner,
-        job,
-        copied,
-        result,
     }
+}
+
+/// All of it. Nobody else has a descriptor of the draft, so that the kernel's word on it comes at once.
+fn copy_draft(from: &Slot, to: &Slot) -> Result<u64, String> {
+    let (format, layout) = (from.format(), to.target_layout());
+    let mut outcome = Err("the memory was not given".to_owned());
+    let mut written = Ok(());
+    let read = from.read(&mut |source| {
+        written = to.write(&mut |target| {
+            outcome = copy_pixels(format, source, layout, target, &[format.full()])
+                .map(|report| report.bytes)
+                .map_err(|error| error.to_string());
+        });
+    });
+    read.and(written).map_err(|error| error.to_string())?;
+    outcome
 }
 
 fn wait(sync: &SyncPoint) -> Result<(), Unfilled> {

@@ -8,6 +8,7 @@ mod chain;
 mod copier;
 mod cursor_plane;
 mod describe;
+mod draft;
 mod draw;
 mod feedback;
 mod jobs;

@@ -5,12 +5,14 @@
 //! it is leased itself (`lending`). Where it is that but for the cursor plane, or the display cannot do without it, a thread
 //! copies what the slot lacks (`copier`). Else the scene is drawn into the slot.
 
+use std::sync::Arc;
+
 use super::{
     copier::{Filled, Order, Overlay, Owner, Unfilled, Work},
     passthrough::PassedThrough,
     producer::{decide, Connector, CursorPlace, Decision, Facts},
     render_jobs::Ended,
-    ring::CaptureBuffers,
+    ring::{CaptureBuffers, Slot},
     schedule::{Probing, Situation},
     screen::{Picture, Screen, CAPTURE_FORMAT},
     Step, StepContext,
@@ -47,6 +49,8 @@ pub(super) struct ArmedJobs {
     pub passed_through: Option<PassedThrough>,
     /// For ourselves.
     pub rendered: Vec<RenderJob>,
+    /// Why there is none for a view that was to have one; counts if the commit goes out.
+    pub skipped: Vec<Skip>,
 }
 
 impl ArmedJobs {
@@ -250,11 +254,12 @@ impl Screen {
         let job = self.next_job();
         let id = capture::JobId(job.0);
         let now = context.now;
-        let Ok(slot) = context
+        let arming = context
             .capture
-            .arm_view(id, Producer::Writeback, cursor, now)
-        else {
-            return;
+            .arm_view(id, Producer::Writeback, cursor, now);
+        let slot = match arming {
+            Ok(slot) => slot,
+            Err(skip) => return armed.skipped.push(skip),
         };
         let buffers = self.capture_buffers.as_ref();
         let Some(fb) = buffers.and_then(|buffers| buffers.framebuffer(slot)) else {
@@ -281,18 +286,18 @@ impl Screen {
             return;
         }
         if self.copies(cursor) && !self.chain.may_copy(picture.index) {
-            context.capture.note_skip(Skip::ProducerBusy);
-            return;
+            return armed.skipped.push(Skip::ProducerBusy);
         }
         let job = capture::JobId(self.next_job().0);
         let now = context.now;
-        if let Ok(slot) = context.capture.arm_view(job, Producer::Render, cursor, now) {
-            armed.rendered.push(RenderJob {
+        match context.capture.arm_view(job, Producer::Render, cursor, now) {
+            Ok(slot) => armed.rendered.push(RenderJob {
                 job,
                 slot,
                 cursor,
                 lent: false,
-            });
+            }),
+            Err(skip) => armed.skipped.push(skip),
         }
     }
 
@@ -405,16 +410,34 @@ impl Screen {
             mark: self.marked.then_some(&self.mark),
         };
         let damage = self.slot_damage.get_mut(view);
-        let age = self.slot_contents.age(slot, view, damage.frames());
         let buffers = self.capture_buffers.as_mut().ok_or("there is no ring")?;
-        let canvas = buffers.canvas(slot, self.software)?;
+        let fenced = |slot: &&Arc<Slot>| !self.software && slot.is_fenced();
+        let fair = buffers.slot(slot).filter(fenced).cloned();
+        let (age, canvas, draft) = match &fair {
+            None => {
+                let age = self.slot_contents.age(slot, view, damage.frames());
+                (age, buffers.canvas(slot, self.software)?, None)
+            }
+            Some(fair) => {
+                let (draft, canvas) = buffers.drafts.begin(&self.gbm, view, fair)?;
+                (0, canvas, Some(draft))
+            }
+        };
         let sync = context
             .renderer
             .draw_slot(&scene, damage, canvas, age)
             .map_err(|error| error.to_string())?;
         self.slot_contents.drawn(slot, view, damage.frames());
         self.slots_drawn += 1;
-        Ok(Work::until(sync, context.faults.drawing(self.slots_drawn)))
+        let until = Work::until(sync, context.faults.drawing(self.slots_drawn));
+        Ok(match (draft, fair) {
+            (Some(from), Some(to)) => Some(Work::Fair {
+                until: until.map(Box::new),
+                from,
+                to,
+            }),
+            (None, _) | (_, None) => until,
+        })
     }
 
     /// The copying thread is done with an order.
@@ -429,8 +452,11 @@ impl Screen {
         }
         self.rendered_bytes += filled.result.as_ref().copied().unwrap_or(0);
         if let Err(Unfilled::Overdue(_)) = &filled.result {
-            // Not free, as a job's that failed: the GPU may still draw there.
+            // Not free, as a job's that failed: the GPU may still draw there, or into the draft.
             capture.overdue(filled.job);
+            if let Some(buffers) = self.capture_buffers.as_mut() {
+                buffers.drafts.abandon();
+            }
         }
         let result = filled.result.map(drop).map_err(|error| error.to_string());
         self.written(filled.job, result, capture, now);

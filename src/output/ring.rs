@@ -15,9 +15,11 @@ use smithay::backend::{
     drm::DrmDeviceFd,
 };
 
+use super::draft::Drafts;
 use crate::{
     capture::{
-        DirectBuffer, FrameFormat, OutputCapture, Reader, Readers, SlotId, SlotMemory, TargetLayout,
+        DirectBuffer, FrameFormat, OutputCapture, Reader, Readers, Reading, SlotId, SlotMemory,
+        TargetLayout,
     },
     kms::{self, Access, Framebuffer, RingBuffer},
     render::Canvas,
@@ -44,6 +46,24 @@ impl Slot {
             stride: layout.stride,
             offset: layout.offset,
         }
+    }
+
+    /// How its pixels lie in memory, for a copy of it.
+    pub fn format(&self) -> FrameFormat {
+        let layout = self.buffer.layout();
+        FrameFormat {
+            width: layout.width,
+            height: layout.height,
+            fourcc: self.buffer.fourcc(),
+            modifier: self.buffer.modifier(),
+            stride: layout.stride,
+            offset: layout.offset,
+        }
+    }
+
+    /// Whether a GPU that is to draw into it would wait for somebody.
+    pub fn is_fenced(&self) -> bool {
+        !self.buffer.fences_idle()
     }
 
     /// Lets `f` write the slot, while it is armed for a job of the render producer.
@@ -76,8 +96,8 @@ impl SlotMemory for Slot {
         Some(self.readers.begin())
     }
 
-    fn readers_idle(&self) -> bool {
-        self.readers.are_idle() && self.buffer.readers_idle()
+    fn reading(&self) -> Reading {
+        self.readers.reading(|| self.buffer.fences_idle())
     }
 }
 
@@ -87,6 +107,8 @@ pub struct CaptureBuffers {
     slots: HashMap<SlotId, Arc<Slot>>,
     /// For the renderer, made when a slot is drawn for the first time.
     canvases: HashMap<SlotId, Canvas>,
+    /// For a GPU, where a slot has fences on it.
+    pub drafts: Drafts,
 }
 
 impl CaptureBuffers {
@@ -101,33 +123,16 @@ impl CaptureBuffers {
         capture: &mut OutputCapture,
         now: Time,
     ) -> Result<Self, CaptureBuffersError> {
-        let mut buffers = Vec::new();
+        let mut all = Vec::new();
         for _ in 0..capture.config().slots() {
-            buffers.push(RingBuffer::allocate(
-                gbm,
-                width,
-                height,
-                fourcc,
-                Access::ReadOnly,
-            )?);
+            let buffer = RingBuffer::allocate(gbm, width, height, fourcc, Access::ReadOnly)?;
+            all.push(Arc::new(Slot::new(buffer)));
         }
         // All are alike: same size, same format, LINEAR.
-        let Some(first) = buffers.first() else {
+        let Some(first) = all.first() else {
             return Err(crate::capture::BufferError::TooFew { given: 0 }.into());
         };
-        let layout = first.layout();
-        let format = FrameFormat {
-            width,
-            height,
-            fourcc,
-            modifier: first.modifier(),
-            stride: layout.stride,
-            offset: layout.offset,
-        };
-        let all: Vec<_> = buffers
-            .into_iter()
-            .map(|b| Arc::new(Slot::new(b)))
-            .collect();
+        let format = first.format();
         let memory = all
             .iter()
             .map(|slot| Arc::clone(slot) as Arc<dyn SlotMemory>);
@@ -139,6 +144,7 @@ impl CaptureBuffers {
         Ok(Self {
             slots,
             canvases: HashMap::new(),
+            drafts: Drafts::default(),
         })
     }
 
@@ -194,7 +200,8 @@ impl Slot {
             .map_err(|error| error.to_string())
     }
 
-    fn new(buffer: RingBuffer) -> Self {
+    /// A buffer that was not exported to anybody yet.
+    pub(super) fn new(buffer: RingBuffer) -> Self {
         Self {
             buffer,
             gpu: OnceLock::new(),
@@ -214,7 +221,8 @@ impl Slot {
         self.gpu.get_or_init(make).as_ref()
     }
 
-    fn gpu_canvas(&self) -> io::Result<Canvas> {
+    /// For a GPU to draw into.
+    pub(super) fn gpu_canvas(&self) -> io::Result<Canvas> {
         let gpu = self.gpu().ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Canvas::Dmabuf(Dmabuf::clone(gpu)))
     }

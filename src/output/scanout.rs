@@ -22,7 +22,7 @@ use smithay::backend::{
 
 use super::chain::BUFFERS;
 use crate::{
-    capture::{FrameFormat, SlotMemory},
+    capture::{FrameFormat, Reading, SlotMemory},
     kms::{
         fence::{self, ready},
         mapping::{self, in_step, CpuAccess},
@@ -131,9 +131,12 @@ impl SlotMemory for ReadableScanout {
         self.with_bytes(|bytes| f(bytes))
     }
 
-    fn readers_idle(&self) -> bool {
-        // A dma-buf is writable when all its fences have signalled.
-        ready(self.dmabuf.as_fd(), rustix::event::PollFlags::OUT).unwrap_or(false)
+    fn reading(&self) -> Reading {
+        // A dma-buf is writable when all its fences have signalled. No device reads it for us but those that show it.
+        match ready(self.dmabuf.as_fd(), rustix::event::PollFlags::OUT) {
+            Ok(true) => Reading::Over,
+            Ok(false) | Err(_) => Reading::Fenced,
+        }
     }
 }
 

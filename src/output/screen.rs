@@ -376,6 +376,9 @@ impl Screen {
         self.cover.committed = self.cover.drawn;
         let mut jobs: Vec<_> = armed.rendered.iter().map(|job| job.job).collect();
         jobs.extend(carried.map(|job| capture::JobId(job.0)));
+        for skip in &armed.skipped {
+            context.capture.note_skip(*skip);
+        }
         let (with_cursor, without_cursor) = (picture.changes.on_screen(), &picture.changes.bare);
         context.capture.committed_views(
             PerView {

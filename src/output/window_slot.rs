@@ -14,7 +14,7 @@ use smithay::backend::{
 };
 
 use crate::{
-    capture::{DirectBuffer, FrameFormat, Reader, Readers, SlotMemory},
+    capture::{DirectBuffer, FrameFormat, Reader, Readers, Reading, SlotMemory},
     kms::mapping::{in_step, CpuAccess, Mapping},
 };
 
@@ -106,7 +106,8 @@ impl SlotMemory for WindowSlot {
         Some(self.readers.begin())
     }
 
-    fn readers_idle(&self) -> bool {
-        self.readers.are_idle()
+    fn reading(&self) -> Reading {
+        // Nobody else has a descriptor.
+        self.readers.reading(|| true)
     }
 }

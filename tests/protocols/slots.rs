@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use vitrine::capture::SlotMemory;
+use vitrine::capture::{Reading, SlotMemory};
 
 /// Passes copies through, or stops them while they read.
 #[derive(Debug, Default)]
@@ -81,7 +81,7 @@ impl SlotMemory for MemorySlot {
         Ok(())
     }
 
-    fn readers_idle(&self) -> bool {
-        true
+    fn reading(&self) -> Reading {
+        Reading::Over
     }
 }

@@ -34,12 +34,12 @@ delegate_noop!(State: ignore Context);
 
 const CONTEXTS: &str = "wp_security_context_manager_v1";
 
-fn runtime(name: &str) -> PathBuf {
+pub fn runtime(name: &str) -> PathBuf {
     PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").unwrap()).join(name)
 }
 
 /// A sandbox as a sandbox engine makes one: a listening socket, and a pipe whose end ends it.
-fn sandbox(client: &mut Client, app_id: &str, listener: impl Into<OwnedFd>) -> OwnedFd {
+pub fn sandbox(client: &mut Client, app_id: &str, listener: impl Into<OwnedFd>) -> OwnedFd {
     let manager: ContextManager = client.bind(1, ()).unwrap();
     let (close, ours) = rustix::pipe::pipe().unwrap();
     let listener = listener.into();

@@ -32,6 +32,9 @@ const IMPORT_SYNC_FILE: rustix::ioctl::Opcode = opcode::write::<ImportSyncFile>(
 /// DMA_BUF_SYNC_RW: as if somebody still wrote it.
 const READ_AND_WRITE: u32 = 3;
 
+/// DMA_BUF_SYNC_READ: as if somebody still read it.
+const READ: u32 = 1;
+
 impl Stopped {
     pub fn new() -> Self {
         let path = "/sys/kernel/debug/sync/sw_sync";
@@ -40,6 +43,15 @@ impl Stopped {
 
     /// Whoever waits for this memory waits as long as `self` is there.
     pub fn hold(&self, dmabuf: impl AsFd) {
+        self.put(dmabuf, READ_AND_WRITE);
+    }
+
+    /// The same of whoever waits to write it; who reads it does not.
+    pub fn hold_from_writers(&self, dmabuf: impl AsFd) {
+        self.put(dmabuf, READ);
+    }
+
+    fn put(&self, dmabuf: impl AsFd, flags: u32) {
         let mut create = CreateFence {
             value: 1,
             name: [0; 32],
@@ -50,7 +62,7 @@ impl Stopped {
         // SAFETY: a new descriptor that nobody else has.
         let fence = unsafe { OwnedFd::from_raw_fd(create.fence) };
         let import = ImportSyncFile {
-            flags: READ_AND_WRITE,
+            flags,
             fd: fence.as_raw_fd(),
         };
         // SAFETY: the opcode reads exactly this structure.

@@ -173,8 +173,12 @@ fn hold_all(lines: &'static str) {
         // On a still screen no flip is made for a frame that has no slot.
         let before = capture_report(guest);
         std::thread::sleep(SECOND);
-        let flips = capture_report(guest).flips - before.flips;
+        let after = capture_report(guest);
+        let flips = after.flips - before.flips;
         assert!(flips <= 2, "{flips} flips of a still screen");
+        // What was not committed was not skipped.
+        let skipped = after.skipped.no_free_slot - before.skipped.no_free_slot;
+        assert!(skipped <= flips, "{skipped} frames of {flips}");
         assert!(!waiting.has_ended());
 
         // One lets go: the third has the picture that is on the screen.

@@ -10,7 +10,9 @@ use crate::{
     },
     control::capture_report,
     copies::{random_damage, Copier},
+    fences::Stopped,
     gpu_copies::{start, start_with, watch, window, with_gpu, ON},
+    looker::Looker,
     machine::{self, SECOND},
     passthrough::Viewer,
     stage::Setup,
@@ -182,6 +184,52 @@ fn a_client_that_leaves_during_a_copy_of_the_gpu_leaves_nothing_behind() {
         assert_eq!(report.clients.len(), 1);
         assert_eq!((report.copies, report.gpu_copies), (1, 1));
         drop(copier);
+        stage.finish("Virtual-1");
+    });
+}
+
+/// The copy's lease is taken back before anybody knows that the GPU is stuck, and a client has put a fence onto the slot, which
+/// counts for nothing soon. What the GPU may still read is not written all the same.
+#[test]
+fn a_slot_that_the_gpu_may_still_read_is_not_used_again_whoever_starves() {
+    with_gpu(|guest, programs| {
+        let setup = Setup::default().faults("copy:1=never");
+        let lines = format!("{ON}\nhold_deadline_ms = 50\nring_slots = 3");
+        let stage = start_with(guest, programs, setup, &lines);
+        let (mut client, mut painter) = stage.painter();
+        painter.present(&mut client, 1).unwrap();
+        let mut looker = Looker::new(&stage);
+        let read = looker.frame();
+        let mut copier = Copier::new(&stage, MemoryKind::Udmabuf, XRGB8888, 1);
+        let session = &copier.session;
+        let pending = session.request(&mut copier.client, &copier.buffer, &[]);
+        copier.client.roundtrip().unwrap();
+        let holders = || {
+            capture_report(guest)
+                .clients
+                .into_iter()
+                .filter(|c| c.held > 0)
+        };
+        machine::wait_until("the copy", SECOND * 20, || holders().count() == 2);
+        assert_eq!(capture_report(guest).held, 1, "both have one frame");
+        let (id, map) = (read.buffer_id(), read.map().unwrap());
+        let then = map.picture();
+        let stopped = Stopped::new();
+        stopped.hold_from_writers(read.fd());
+        drop(read);
+        // Of three slots the GPU reads one, and somebody does not let go of another.
+        painter.present(&mut client, 2).unwrap();
+        let held = looker.frame();
+        let mut good = Looker::new(&stage);
+        for n in 10..90 {
+            painter.present(&mut client, n).unwrap();
+            let frame = good.frame();
+            assert_ne!(frame.buffer_id(), id, "picture {n}");
+            map.picture().assert_same(&then, &format!("at picture {n}"));
+        }
+        let report = capture_report(guest);
+        assert!(report.voids >= 2, "nobody starved: {report:?}");
+        drop((held, good, looker, pending, copier, stopped));
         stage.finish("Virtual-1");
     });
 }

@@ -70,6 +70,7 @@ mod session;
 mod sharing;
 mod sink;
 mod stage;
+mod starving;
 mod stock;
 mod stopped;
 mod streaming;

@@ -67,8 +67,8 @@ pub struct CopyFacts {
     pub to_buffer: bool,
     /// Its owner may write the target himself. A driver would write what may only be read, such as our own ring.
     pub writable: bool,
-    /// Nobody else's hardware uses the target now, or writes the frame. The GPU would wait for that, and with it all that is
-    /// drawn later.
+    /// Nobody else's hardware uses the target or the frame now, as far as fences tell. The GPU would wait for that, and with it
+    /// all that is drawn later.
     pub idle: bool,
     /// The GPU failed with this target before.
     pub refused: bool,

@@ -45,6 +45,11 @@ impl Ring {
                 slot.lent.is_none() || slot.state != SlotState::Free,
                 "a lent slot is there although it is over",
             )?;
+            check(
+                slot.fenced.is_none()
+                    || (matches!(slot.state, SlotState::Draining(_)) && slot.graces.is_empty()),
+                "a slot that does not rest, or rests for its grace, waits for fences",
+            )?;
             match slot.state {
                 SlotState::Free | SlotState::Armed(_) | SlotState::Quarantined(_) => {
                     check(!leased, "a writable slot is leased")?;

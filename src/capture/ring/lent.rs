@@ -26,6 +26,8 @@ impl Ring {
             state: SlotState::Armed(job),
             leases: Vec::new(),
             graces: Vec::new(),
+            fenced: None,
+            distrusted: false,
             armed_at: self.jobs,
             lent: Some(job),
         });

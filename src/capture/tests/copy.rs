@@ -22,8 +22,8 @@ impl SlotMemory for Bytes {
         Ok(())
     }
 
-    fn readers_idle(&self) -> bool {
-        true
+    fn reading(&self) -> Reading {
+        Reading::Over
     }
 }
 

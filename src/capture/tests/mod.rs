@@ -10,6 +10,7 @@
 mod copy;
 mod damage;
 mod direct;
+mod fences;
 mod history;
 mod liveness;
 mod model;
@@ -40,7 +41,10 @@ pub const REFRESH: Duration = Duration::from_millis(16);
 #[derive(Debug)]
 pub struct Stamped {
     pub stamp: AtomicU64,
-    pub idle: AtomicBool,
+    /// Hardware that works for us reads it.
+    pub ours: AtomicBool,
+    /// Some client has put a fence onto it.
+    pub fenced: AtomicBool,
 }
 
 impl SlotMemory for Stamped {
@@ -53,15 +57,21 @@ impl SlotMemory for Stamped {
         Ok(())
     }
 
-    fn readers_idle(&self) -> bool {
-        self.idle.load(Ordering::Relaxed)
+    fn reading(&self) -> Reading {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        match (is(&self.ours), is(&self.fenced)) {
+            (true, _) => Reading::Ours,
+            (false, true) => Reading::Fenced,
+            (false, false) => Reading::Over,
+        }
     }
 }
 
 pub fn stamped(count: usize) -> Vec<Arc<Stamped>> {
     let new = || Stamped {
         stamp: AtomicU64::new(0),
-        idle: AtomicBool::new(true),
+        ours: AtomicBool::new(false),
+        fenced: AtomicBool::new(false),
     };
     (0..count).map(|_| Arc::new(new())).collect()
 }

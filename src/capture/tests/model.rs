@@ -1,6 +1,7 @@
 //! Random lives of a whole output, beside a model of what is on the screen and in each client's copy of it.
 
 mod checks;
+mod fences;
 mod ops;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
 
 use proptest::prelude::*;
 
+use self::fences::FenceWatch;
 pub use self::ops::{op, Op};
 use super::*;
 use crate::capture::ring::{LeaseId, SlotState};
@@ -113,6 +115,7 @@ pub struct World {
     copying: BTreeMap<LeaseId, u64>,
     voids: Vec<(SessionId, FrameSeq)>,
     sampled: Vec<(SlotId, SessionId, u64)>,
+    fences: FenceWatch,
     pub delivered: BTreeMap<SessionId, u64>,
 }
 
@@ -143,6 +146,7 @@ impl World {
             copying: BTreeMap::new(),
             voids: Vec::new(),
             sampled: Vec::new(),
+            fences: FenceWatch::default(),
             delivered: BTreeMap::new(),
         };
         world.capture.allow_direct(PerView::new(|_| true));
@@ -183,9 +187,10 @@ impl World {
         let slot = self.capture.arm_view(job, Producer::Writeback, cursor, now);
         let slot = slot.ok()?;
         assert!(
-            self.memory[&slot].idle.load(Ordering::Relaxed),
+            !self.memory[&slot].ours.load(Ordering::Relaxed),
             "armed while a GPU reads it"
         );
+        self.fences.armed(slot);
         let resting =
             |(have, _, until): &(SlotId, SessionId, u64)| *have == slot && *until > self.now;
         assert!(!self.sampled.iter().any(resting), "armed during the grace");
@@ -484,9 +489,10 @@ impl World {
         }
         self.scribble();
         self.verify();
+        self.verify_fences();
     }
 
-    /// The hardware and the GPUs end what they do; nobody releases anything.
+    /// The hardware and our GPUs end what they do; nobody releases anything, and fences of clients stay for ever.
     pub fn calm_down(&mut self) {
         for flying in std::mem::take(&mut self.flying) {
             self.capture.fail(flying.job);
@@ -495,7 +501,7 @@ impl World {
             self.capture.late_fence(late.job);
         }
         for memory in self.memory.values() {
-            memory.idle.store(true, Ordering::Relaxed);
+            memory.ours.store(false, Ordering::Relaxed);
         }
         self.tell_voids();
         self.poll();

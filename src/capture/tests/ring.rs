@@ -19,7 +19,10 @@ enum Op {
     Release(usize),
     Void(usize),
     Choose,
-    Busy(u16, bool),
+    /// Somebody begins to read the slots of this index, or all stop.
+    Busy(u16, Reading),
+    /// Somebody starves.
+    Overrule,
     Advance(u64),
     Reset(u16),
 }
@@ -38,7 +41,10 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (0..8usize).prop_map(Op::Release),
         1 => (0..8usize).prop_map(Op::Void),
         2 => Just(Op::Choose),
-        1 => (0..5u16, any::<bool>()).prop_map(|(slot, busy)| Op::Busy(slot, busy)),
+        2 => (0..5u16, 0..3usize).prop_map(|(slot, reading)| {
+            Op::Busy(slot, [Reading::Over, Reading::Fenced, Reading::Ours][reading])
+        }),
+        2 => Just(Op::Overrule),
         4 => prop_oneof![0..12u64, 0..600u64].prop_map(Op::Advance),
         1 => prop_oneof![Just(0u16), 3..6u16].prop_map(Op::Reset),
     ]
@@ -80,14 +86,21 @@ proptest! {
         let mut leases: BTreeMap<LeaseId, (SlotId, Holder, FrameSeq)> = BTreeMap::new();
         // Export leases that were released and may still be sampled.
         let mut sampled: Vec<(SlotId, SessionId, FrameSeq, u64)> = Vec::new();
-        let mut busy: BTreeSet<u16> = BTreeSet::new();
+        let mut busy: BTreeMap<u16, Reading> = BTreeMap::new();
+        let reads = |busy: &BTreeMap<u16, Reading>, slot: SlotId| {
+            busy.get(&slot.index).copied().unwrap_or(Reading::Over)
+        };
+        // Since when each slot rests, and those on which a fence was overruled.
+        let mut resting: BTreeMap<SlotId, u64> = BTreeMap::new();
+        let mut distrusted: BTreeSet<SlotId> = BTreeSet::new();
         for op in ops {
             match op {
                 Op::Arm => {
                     let job = JobId(next_job);
                     next_job += 1;
                     let pinned = pinned(&ring);
-                    if let Ok(slot) = ring.arm(job, ms(now), &|slot| !busy.contains(&slot.index)) {
+                    if let Ok(slot) = ring.arm(job, ms(now), &|slot| reads(&busy, slot)) {
+                        prop_assert!(!resting.contains_key(&slot) || reads(&busy, slot) == Reading::Over);
                         prop_assert!(leases.values().all(|(held, ..)| *held != slot));
                         prop_assert!(!pinned.contains(&slot));
                         prop_assert!(!lost.contains(&slot), "a quarantined slot was armed");
@@ -178,11 +191,22 @@ proptest! {
                         }
                     }
                 }
-                Op::Busy(slot, true) => {
-                    busy.insert(slot);
+                Op::Busy(slot, reading) => {
+                    busy.insert(slot, reading);
                 }
-                Op::Busy(slot, false) => {
-                    busy.remove(&slot);
+                Op::Overrule => {
+                    ring.settle(ms(now), &|slot| reads(&busy, slot));
+                    let before: BTreeMap<_, _> = ring.slots().collect();
+                    if let Some((slot, seq)) = ring.overrule_fence(ms(now)) {
+                        prop_assert_eq!(before[&slot], SlotState::Draining(seq));
+                        prop_assert_eq!(reads(&busy, slot), Reading::Fenced);
+                        prop_assert!(!ring.is_lent(slot));
+                        prop_assert!(sampled.iter().all(|(have, .., until)| *have != slot || *until <= now));
+                        let patience = if distrusted.insert(slot) { 1000 } else { 32 };
+                        prop_assert!(now - resting[&slot] >= patience);
+                        let free = ring.slots().find(|(have, _)| *have == slot);
+                        prop_assert_eq!(free, Some((slot, SlotState::Free)));
+                    }
                 }
                 Op::Advance(by) => now += by,
                 Op::Reset(size) => {
@@ -193,6 +217,13 @@ proptest! {
             }
             lost.retain(|slot| slot.generation == ring.generation());
             prop_assert_eq!(ring.verify_invariants(), Ok(()));
+            let rests = |slot: &SlotId| ring.slots().any(|(have, state)| {
+                have == *slot && matches!(state, SlotState::Draining(_))
+            });
+            resting.retain(|slot, _| rests(slot));
+            for (slot, _) in ring.slots().filter(|(slot, _)| rests(slot)) {
+                resting.entry(slot).or_insert(now);
+            }
             // No lease without its slot, and memory is constant but for what is held of old modes.
             for (slot, _, seq) in leases.values() {
                 let published = SlotState::Published(*seq);
@@ -211,7 +242,16 @@ proptest! {
         for lease in leases.into_keys() {
             ring.release(lease, ms(now));
         }
-        ring.settle(ms(now + 32), &|_| true);
+        // Whatever fences there are: those who wait get all of them, one after the other, in the order of their frames.
+        ring.settle(ms(now + 32), &|_| Reading::Fenced);
+        let late = ms(now + 32 + 1000);
+        ring.settle(late, &|_| Reading::Fenced);
+        let taken: Vec<_> = std::iter::from_fn(|| ring.overrule_fence(late)).collect();
+        prop_assert!(taken.is_sorted_by_key(|(_, seq)| *seq));
+        let own = pinned(&ring).into_iter().filter(|slot| !ring.is_lent(*slot)).count();
+        let free = ring.slots().filter(|(_, state)| *state == SlotState::Free).count();
+        prop_assert_eq!(free + own, usize::from(ring.size()));
+        ring.settle(late, &|_| Reading::Over);
         // Of lent ones only those are left that are the newest.
         let pinned = pinned(&ring);
         let lent = pinned.iter().filter(|slot| ring.is_lent(**slot)).count();

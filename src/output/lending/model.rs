@@ -22,7 +22,7 @@ use super::*;
 use crate::{
     capture::{
         CaptureConfig, CaptureEvent, ClientId, Completion, Demand, FrameSeq, JobId, Lease, PerView,
-        Producer, SessionId, SessionKind, View,
+        Producer, Reading, SessionId, SessionKind, View,
     },
     geometry::Rect,
     output::chain::{BUFFERS, LENDABLE},
@@ -54,8 +54,11 @@ impl SlotMemory for Memory {
         Ok(())
     }
 
-    fn readers_idle(&self) -> bool {
-        !self.busy.load(Ordering::Relaxed)
+    fn reading(&self) -> Reading {
+        match self.busy.load(Ordering::Relaxed) {
+            true => Reading::Fenced,
+            false => Reading::Over,
+        }
     }
 }
 
@@ -248,7 +251,11 @@ impl World {
             panic!("the display has no buffer to draw into");
         };
         memory.picture.store(self.picture, Ordering::Relaxed);
-        assert!(memory.readers_idle(), "drawn while a GPU reads it");
+        assert_eq!(
+            memory.reading(),
+            Reading::Over,
+            "drawn while a GPU reads it"
+        );
         self.chain.drawn(index);
         self.assert_rested(index);
     }
@@ -715,4 +722,28 @@ fn a_leased_picture_is_taken_back_from_who_holds_it_too_long_while_others_starve
         !world.chain.is_lent(index.unwrap()),
         "the display has it again"
     );
+}
+
+/// Lent ones stay with whoever put them there, and the display has enough others.
+#[test]
+fn fences_that_never_signal_on_all_that_was_given_away_end_in_copies_and_starve_nobody() {
+    let mut world = World::new();
+    let good = world.open_export(1);
+    let fence_each = |world: &mut World, refreshes: usize| {
+        let mut received = 0;
+        for _ in 0..refreshes {
+            received += stream(world, good, 1);
+            let (_, newest, _) = world.frames.last().unwrap();
+            newest.busy.store(true, Ordering::Relaxed);
+        }
+        received
+    };
+    // What can be lent is gone soon; then it is a second for each slot.
+    fence_each(&mut world, 6 * 63);
+    let before = world.capture.stats();
+    let received = fence_each(&mut world, 200);
+    assert!(received >= 180, "{received} of 200");
+    let after = world.capture.stats();
+    assert!(after.overruled - before.overruled >= 180);
+    assert_eq!(after.leased, before.leased);
 }

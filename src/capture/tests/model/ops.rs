@@ -26,7 +26,10 @@ pub enum Op {
     Invalidate(usize),
     Release(usize),
     TellVoid,
+    /// Hardware of ours begins or ends to read a slot.
     Busy(usize, bool),
+    /// A client puts a fence onto a slot, which may never signal.
+    Fence(usize, bool),
     Advance(u64),
     Resize(usize),
     Clear,
@@ -57,6 +60,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         8 => (0..8usize).prop_map(Op::Release),
         3 => Just(Op::TellVoid),
         2 => (0..4usize, any::<bool>()).prop_map(|(slot, busy)| Op::Busy(slot, busy)),
+        4 => (0..5usize, prop::bool::weighted(0.8)).prop_map(|(slot, set)| Op::Fence(slot, set)),
         6 => prop_oneof![Just(16u64), 0..700u64].prop_map(Op::Advance),
         1 => (3..6usize).prop_map(Op::Resize),
         1 => Just(Op::Clear),
@@ -154,7 +158,13 @@ impl World {
                     matches!(state, SlotState::Published(_) | SlotState::Draining(_))
                 });
                 if let Some((slot, _)) = read {
-                    self.memory[&slot].idle.store(!busy, Ordering::Relaxed);
+                    self.memory[&slot].ours.store(busy, Ordering::Relaxed);
+                }
+            }
+            Op::Fence(at, set) => {
+                // Whoever had a descriptor once may do so at any time.
+                if let Some((slot, _)) = self.capture.ring.slots().nth(at) {
+                    self.memory[&slot].fenced.store(set, Ordering::Relaxed);
                 }
             }
             Op::Advance(by) => self.now += by,
