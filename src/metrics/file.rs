@@ -2,7 +2,8 @@
 //! a reader sees a whole file and a slow disk holds nobody.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::mpsc::{sync_channel, SyncSender, TrySendError},
     thread,
@@ -69,7 +70,13 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     // In the same folder, for the rename. The collector only reads *.prom.
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
-    fs::write(&temporary, text)?;
+    // A link of that name is not followed, and what a crash has left is replaced.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = File::create_new(&temporary)?;
+    file.write_all(text.as_bytes())?;
     fs::rename(&temporary, path)
 }
 
@@ -97,5 +104,19 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         file.remove();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_file_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (other, path) = (folder.path().join("other"), folder.path().join("v.prom"));
+        fs::write(&other, "mine").unwrap();
+        std::os::unix::fs::symlink(&other, folder.path().join("v.prom.new")).unwrap();
+        write(&path, "numbers").unwrap();
+        assert_eq!(fs::read(&other).unwrap(), b"mine");
+        assert_eq!(fs::read(&path).unwrap(), b"numbers");
+        fs::write(folder.path().join("v.prom.new"), "half").unwrap();
+        write(&path, "more").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"more");
     }
 }
