@@ -3,7 +3,7 @@
 use smithay::{
     backend::renderer::utils::on_commit_buffer_handler,
     delegate_xdg_decoration,
-    desktop::{find_popup_root_surface, PopupKind},
+    desktop::PopupKind,
     input::Seat,
     output::Output,
     reexports::{
@@ -29,6 +29,7 @@ use smithay::{
 };
 
 use super::{acquire, ClientState, Vitrine};
+use crate::shell::popup_root;
 
 impl CompositorHandler for Vitrine {
     fn compositor_state(&mut self) -> &mut CompositorState {
@@ -113,11 +114,10 @@ impl XdgShellHandler for Vitrine {
         let Some(seat) = Seat::<Vitrine>::from_resource(&seat) else {
             return;
         };
-        let popup = PopupKind::Xdg(surface);
-        let Ok(root) = find_popup_root_surface(&popup) else {
+        let Some(root) = popup_root(&surface) else {
             return;
         };
-        self.grab_popup(popup, root, &seat, serial);
+        self.grab_popup(PopupKind::Xdg(surface), root, &seat, serial);
     }
 
     fn fullscreen_request(&mut self, surface: ToplevelSurface, output: Option<WlOutput>) {

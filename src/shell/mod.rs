@@ -6,6 +6,7 @@
 
 mod curtain;
 mod place;
+mod popups;
 
 use smithay::{
     desktop::{PopupKind, PopupManager, Space, Window, WindowSurfaceType},
@@ -27,6 +28,7 @@ use smithay::{
 
 pub use curtain::Curtain;
 pub use place::{centred, Placement};
+pub use popups::popup_root;
 
 /// The windows, their places and their order.
 #[derive(Debug, Default)]
@@ -230,6 +232,10 @@ impl Shell {
 
     /// Takes a new popup; a popup whose parent is gone is dismissed by Smithay.
     pub fn add_popup(&mut self, popup: PopupSurface, positioner: PositionerState) {
+        if popup.get_parent_surface().is_some() && popup_root(&popup).is_none() {
+            tracing::debug!(target: "vitrine::shell", "a popup that belongs to no window is dismissed");
+            return popup.send_popup_done();
+        }
         self.place_popup(&popup, positioner);
         if let Err(error) = self.popups.track_popup(PopupKind::Xdg(popup)) {
             tracing::debug!(target: "vitrine::shell", %error, "popup refused");
@@ -252,7 +258,7 @@ impl Shell {
     /// The screen's rectangle in the coordinates of the popup's parent.
     fn popup_bounds(&self, popup: &PopupSurface) -> Option<Rectangle<i32, Logical>> {
         let kind = PopupKind::Xdg(popup.clone());
-        let root = smithay::desktop::find_popup_root_surface(&kind).ok()?;
+        let root = popup_root(popup)?;
         let window = self.mapped(&root)?;
         let output = self.output_of(&window)?;
         let mut bounds = self.space.output_geometry(&output)?;
@@ -271,18 +277,21 @@ impl Shell {
         }
     }
 
-    /// The output that shows a window, or will.
+    /// The output that shows a window, or will: the one that was asked for, else its parent's, else the first.
     pub fn output_of(&self, window: &Window) -> Option<Output> {
-        let wish = window
-            .user_data()
-            .get::<Wish>()
-            .and_then(|wish| wish.0.borrow().clone());
-        if let Some(output) = wish.filter(|output| self.space.outputs().any(|o| o == output)) {
-            return Some(output);
-        }
-        let parent = window.toplevel().and_then(ToplevelSurface::parent);
-        if let Some(parent) = parent.and_then(|parent| self.mapped(&parent)) {
-            return self.output_of(&parent);
+        let mut at = window.clone();
+        // Never more steps than there are windows, whatever clients claim of their parents.
+        for _ in 0..=self.space.elements().len() {
+            let wish = at.user_data().get::<Wish>();
+            let wish = wish.and_then(|wish| wish.0.borrow().clone());
+            if let Some(output) = wish.filter(|wish| self.space.outputs().any(|o| o == wish)) {
+                return Some(output);
+            }
+            let parent = at.toplevel().and_then(ToplevelSurface::parent);
+            let Some(parent) = parent.and_then(|parent| self.mapped(&parent)) else {
+                break;
+            };
+            at = parent;
         }
         self.space.outputs().next().cloned()
     }
