@@ -202,10 +202,11 @@ impl Shell {
         false
     }
 
-    /// Marks the window of `surface` as the active one and tells the others that they are not.
+    /// Marks the window of `surface`, which may be its menu, as the active one and tells the others that they are not.
     pub fn activate(&mut self, surface: Option<&WlSurface>) {
+        let root = surface.map(|surface| self.window_below(surface));
         for window in self.space.elements() {
-            let active = surface.is_some_and(|surface| is_of(window, surface));
+            let active = root.as_ref().is_some_and(|root| is_of(window, root));
             window.set_activated(active);
             // Also when that changed nothing: mapping an element activates it in the space, and nobody has told it yet.
             if let Some(toplevel) = window.toplevel() {
@@ -228,6 +229,15 @@ impl Shell {
                 window.surface_under(at - location.to_f64(), WindowSurfaceType::ALL)?;
             Some((surface, (offset + location).to_f64()))
         })
+    }
+
+    /// The surface of the window that a popup belongs to; `surface` itself if it is none.
+    fn window_below(&self, surface: &WlSurface) -> WlSurface {
+        let root = match self.popups.find_popup(surface) {
+            Some(PopupKind::Xdg(popup)) => popup_root(&popup),
+            Some(PopupKind::InputMethod(_)) | None => None,
+        };
+        root.unwrap_or_else(|| surface.clone())
     }
 
     /// Takes a new popup; a popup whose parent is gone is dismissed by Smithay.
@@ -354,6 +364,11 @@ impl Shell {
             .elements()
             .find(|window| is_of(window, root))
             .cloned()
+    }
+
+    /// Whether this is the surface of a window that is shown.
+    pub fn shows(&self, root: &WlSurface) -> bool {
+        self.mapped(root).is_some()
     }
 
     fn window_of_toplevel(&self, surface: &ToplevelSurface) -> Option<Window> {

@@ -21,14 +21,21 @@ mod copy_errors;
 mod copy_frames;
 mod cursor;
 mod export_dmabuf;
+#[path = "../vkms/hands.rs"]
+#[allow(dead_code, reason = "the tests on the virtual display use the rest")]
+mod hands;
 mod inbox;
 mod passthrough;
 mod rights;
 mod screencopy;
 mod screencopy_errors;
+mod seat;
 mod server;
 mod session_lock;
 mod slots;
 mod streaming;
 mod toplevel;
 mod waking;
+#[path = "../vkms/window.rs"]
+#[allow(dead_code, reason = "the tests on the virtual display use the rest")]
+mod window;
