@@ -91,6 +91,9 @@ impl Vitrine {
             if !surface.alive() {
                 self.cursor = CursorImageStatus::default_named();
                 self.cursor_changed();
+            } else if let Some(pointer) = self.seat.get_pointer() {
+                let at = pointer.current_location();
+                self.shell.cursor_surface_at(surface, at);
             }
         }
     }

@@ -7,6 +7,7 @@
 mod curtain;
 mod place;
 mod popups;
+mod scale;
 
 use smithay::{
     desktop::{PopupKind, PopupManager, Space, Window, WindowSurfaceType},
@@ -315,6 +316,8 @@ impl Shell {
             .as_ref()
             .and_then(|output| self.space.output_geometry(output));
         let full = placement(window) == Placement::Full;
+        // Before its first picture, so that this is one of the right scale.
+        scale::tell_window(window, output.as_slice());
         toplevel.with_pending_state(|state| {
             state.decoration_mode = Some(DecorationMode::ServerSide);
             state.bounds = area.map(|area| area.size);
@@ -377,10 +380,11 @@ impl Shell {
             .cloned()
     }
 
-    /// Housekeeping once per loop turn: dead windows and popups go, output enter/leave is sent.
+    /// Housekeeping once per loop turn: dead windows and popups go, output enter/leave and scales are sent.
     pub fn refresh(&mut self) {
         self.space.refresh();
         self.popups.cleanup();
+        self.tell_scales();
         self.unmapped.retain(|window| window.alive());
     }
 }

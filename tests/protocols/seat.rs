@@ -3,6 +3,7 @@
 
 mod made;
 mod menus;
+mod scales;
 
 use smithay::backend::input::{ButtonState, InputEvent, KeyState};
 use vitrine::{

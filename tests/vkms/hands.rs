@@ -286,3 +286,19 @@ impl Dispatch<wl_touch::WlTouch, Record> for State {
         }
     }
 }
+
+/// Where the serial of the last enter is all that matters.
+impl Dispatch<wl_pointer::WlPointer, Arc<Mutex<u32>>> for State {
+    fn event(
+        _: &mut Self,
+        _: &wl_pointer::WlPointer,
+        event: wl_pointer::Event,
+        entered: &Arc<Mutex<u32>>,
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        if let wl_pointer::Event::Enter { serial, .. } = event {
+            *entered.lock().unwrap() = serial;
+        }
+    }
+}
