@@ -56,6 +56,8 @@ impl CompositorHandler for Vitrine {
 
     fn destroyed(&mut self, surface: &WlSurface) {
         self.forget_commits(surface);
+        // A subsurface goes without a commit of anybody.
+        self.scene_changed();
     }
 
     fn commit(&mut self, surface: &WlSurface) {
