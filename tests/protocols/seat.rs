@@ -1,6 +1,7 @@
 //! Focus, menus, fingers and the pointer's looks, against the whole compositor without a device. There are two outputs of
 //! 320x200 side by side; the pointer goes over both, and the touch screen lies on the first.
 
+mod drags;
 mod made;
 mod menus;
 mod scales;
