@@ -34,6 +34,7 @@ mod server;
 mod session_lock;
 mod slots;
 mod streaming;
+mod surfaces;
 mod toplevel;
 mod waking;
 #[path = "../vkms/window.rs"]
