@@ -25,7 +25,7 @@ use crate::{
     window::{Popup, Surface, Window, ACTIVATED},
 };
 
-const KEY_A: u32 = 30;
+pub const KEY_A: u32 = 30;
 const BTN_LEFT: u32 = 0x110;
 
 const KEYBOARD: Abilities = Abilities {
@@ -38,13 +38,13 @@ const POINTER: Abilities = Abilities {
     keyboard: false,
     touch: false,
 };
-const ALL: Abilities = Abilities {
+pub const ALL: Abilities = Abilities {
     keyboard: true,
     pointer: true,
     touch: true,
 };
 
-fn has(session: &Session, can: Abilities) {
+pub fn has(session: &Session, can: Abilities) {
     session.with(move |state| set_abilities(state, can));
 }
 
@@ -52,19 +52,19 @@ fn happens(session: &Session, event: InputEvent<Made>) {
     session.with(move |state| dispatch::<Vitrine, Made>(state, event));
 }
 
-fn tap(session: &Session, code: u32) {
+pub fn tap(session: &Session, code: u32) {
     for state in [KeyState::Pressed, KeyState::Released] {
         let event = Key(code, state);
         happens(session, InputEvent::Keyboard { event });
     }
 }
 
-fn point(session: &Session, x: f64, y: f64) {
+pub fn point(session: &Session, x: f64, y: f64) {
     let event = Place(x / 640.0, y / 200.0);
     happens(session, InputEvent::PointerMotionAbsolute { event });
 }
 
-fn click(session: &Session) {
+pub fn click(session: &Session) {
     for state in [ButtonState::Pressed, ButtonState::Released] {
         let event = Button(BTN_LEFT, state);
         happens(session, InputEvent::PointerButton { event });
@@ -79,19 +79,19 @@ fn frame(session: &Session) {
     happens(session, InputEvent::TouchFrame { event: Frame });
 }
 
-fn touch(session: &Session, x: f64, y: f64) {
+pub fn touch(session: &Session, x: f64, y: f64) {
     let event = finger(x, y);
     happens(session, InputEvent::TouchDown { event });
     frame(session);
 }
 
-fn slide(session: &Session, x: f64, y: f64) {
+pub fn slide(session: &Session, x: f64, y: f64) {
     let event = finger(x, y);
     happens(session, InputEvent::TouchMotion { event });
     frame(session);
 }
 
-fn lift(session: &Session) {
+pub fn lift(session: &Session) {
     let event = finger(0.0, 0.0);
     happens(session, InputEvent::TouchUp { event });
     frame(session);
