@@ -122,6 +122,11 @@ impl XdgShellHandler for Vitrine {
         self.grab_popup(PopupKind::Xdg(surface), root, &seat, serial);
     }
 
+    fn parent_changed(&mut self, surface: ToplevelSurface) {
+        self.shell.place_again(&surface);
+        self.scene_changed();
+    }
+
     fn fullscreen_request(&mut self, surface: ToplevelSurface, output: Option<WlOutput>) {
         let output = output.as_ref().and_then(Output::from_resource);
         self.shell.wish_output(&surface, output);

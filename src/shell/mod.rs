@@ -80,6 +80,18 @@ impl Shell {
         }
     }
 
+    /// A window has another parent, and may be a dialog now, or none any more.
+    pub fn place_again(&mut self, surface: &ToplevelSurface) {
+        let Some(window) = self.window_of_toplevel(surface) else {
+            return;
+        };
+        if surface.is_initial_configure_sent() {
+            self.configure(&window);
+            surface.send_pending_configure();
+            self.move_to_place(&window);
+        }
+    }
+
     /// A surface committed: configures, maps or unmaps its window. Says whether the set of visible windows changed.
     pub fn commit(&mut self, surface: &WlSurface) -> bool {
         self.popups.commit(surface);

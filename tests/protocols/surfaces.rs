@@ -16,7 +16,7 @@ use crate::{
     hands::Hands,
     seat::{click, has, lift, point, slide, tap, touch, ALL, KEY_A},
     session_lock::Session,
-    window::{self, Shell, Surface, Window},
+    window::{self, Shell, Surface, Window, FULLSCREEN},
 };
 
 #[test]
@@ -36,6 +36,33 @@ fn a_subsurface_is_not_its_own_sibling() {
         assert_eq!((blamed.as_str(), code), ("wl_subsurface", 0));
     }
     session.client().roundtrip().unwrap();
+}
+
+#[test]
+fn a_window_that_gets_a_parent_later_is_a_dialog_from_then_on() {
+    let session = Session::start("");
+    let mut client = session.client();
+    let mut show = || {
+        let mut window = Window::new(&client);
+        let (width, height) = window.configure(&mut client);
+        let picture = Picture::filled(width, height, 0x22_3344);
+        window.surface.attach(&mut client, &picture);
+        window.surface.proxy.commit();
+        client.roundtrip().unwrap();
+        window
+    };
+    let (parent, window) = (show(), show());
+    assert_eq!(window.record().size, (320, 200));
+    window.toplevel.set_parent(Some(&parent.toplevel));
+    client.roundtrip().unwrap();
+    client.roundtrip().unwrap();
+    assert_eq!(window.record().size, (0, 0), "it may choose");
+    assert!(!window.record().states.contains(&FULLSCREEN));
+    window.toplevel.set_parent(None);
+    client.roundtrip().unwrap();
+    client.roundtrip().unwrap();
+    assert_eq!(window.record().size, (320, 200));
+    assert!(window.record().states.contains(&FULLSCREEN));
 }
 
 /// Numbers that look random and are the same each time (xorshift).
