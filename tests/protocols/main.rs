@@ -1,5 +1,5 @@
-//! Rules of the capture protocols and bad inputs, checked with the real server code and a real wayland-client in one
-//! process over a socket pair: no kernel, no display.
+//! Rules of the capture protocols, of focus, menus and surfaces, and bad inputs, checked with the real server code and a real
+//! wayland-client in one process over a socket pair: no kernel, no display.
 #![allow(
     missing_docs,
     reason = "a test program has no readers of its documentation"
