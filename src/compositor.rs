@@ -19,6 +19,7 @@ mod input;
 mod leases;
 mod listening;
 mod lock;
+mod menus;
 mod peer;
 mod renderer_choice;
 mod sandboxes;
@@ -144,6 +145,8 @@ pub struct Vitrine {
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
     selections: handlers::Selections,
+    /// The menu that has keyboard and pointer, or had them last.
+    menu: Option<menus::Menu>,
     /// The control socket, and what is written in the background.
     control: control::Control,
 }
@@ -252,6 +255,7 @@ impl Vitrine {
             woken: Arc::default(),
             fences: HashMap::new(),
             selections: handlers::Selections::default(),
+            menu: None,
             control: control::Control::default(),
             config,
             display: display_handle,

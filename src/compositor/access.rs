@@ -129,7 +129,12 @@ impl Vitrine {
     /// Reads the `[access]` section again. A file that is not valid changes nothing.
     pub fn reload_access(&mut self) {
         let section = match Config::find(self.config_file.as_deref()) {
-            Ok((config, _)) => config.access,
+            Ok((config, Some(_))) => config.access,
+            // The defaults may allow what the file, on its way from one version to the next, denies.
+            Ok((_, None)) => {
+                tracing::error!(target: "vitrine::access", "the access rules stay as they are: there is no configuration file any more");
+                return;
+            }
             Err(error) => {
                 tracing::error!(target: "vitrine::access", %error, "the access rules stay as they are: the configuration cannot be read");
                 return;

@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 
 use smithay::{
     backend::allocator::dmabuf::Dmabuf,
-    delegate_cursor_shape, delegate_data_device, delegate_dmabuf, delegate_presentation,
-    delegate_primary_selection, delegate_single_pixel_buffer, delegate_viewporter,
+    delegate_data_device, delegate_dmabuf, delegate_presentation, delegate_primary_selection,
+    delegate_single_pixel_buffer, delegate_viewporter,
     input::Seat,
     reexports::wayland_server::{backend::ClientId, Resource},
     wayland::{
@@ -167,4 +167,3 @@ delegate_primary_selection!(Vitrine);
 delegate_presentation!(Vitrine);
 delegate_viewporter!(Vitrine);
 delegate_single_pixel_buffer!(Vitrine);
-delegate_cursor_shape!(Vitrine);

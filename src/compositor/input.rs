@@ -55,6 +55,14 @@ impl InputHost for Vitrine {
         self.focus_top();
     }
 
+    fn finger_down(&mut self, surface: Option<&WlSurface>) {
+        self.close_menus_beside(surface);
+    }
+
+    fn device_goes(&mut self) {
+        self.close_menus();
+    }
+
     fn keyboard_added(&mut self) {
         self.focus_top();
     }

@@ -21,13 +21,14 @@ use smithay::{
 use super::{ClientState, Vitrine};
 use crate::{
     capture::OutputCapture,
+    input,
     output::Screen,
     policy::Privilege,
     protocols::{
         self,
         ext_session_lock::{self, Lock, LockSurface, SessionLockHandler},
     },
-    shell::{next_serial, Curtain},
+    shell::Curtain,
     time::Time,
 };
 
@@ -214,18 +215,8 @@ impl Vitrine {
 
     /// Drags, menus, keys and fingers that are down, the pointer's looks: nothing of that crosses the lock, in no direction.
     fn take_input_away(&mut self) {
-        let serial = next_serial();
-        if let Some(keyboard) = self.seat.get_keyboard() {
-            keyboard.unset_grab(self);
-            keyboard.set_focus(self, None, serial);
-        }
-        if let Some(pointer) = self.seat.get_pointer() {
-            pointer.unset_grab(self, serial, 0);
-        }
-        if let Some(touch) = self.seat.get_touch() {
-            touch.cancel(self);
-            touch.unset_grab(self);
-        }
+        self.close_menus();
+        input::let_go(self);
         self.shell.activate(None);
         self.cursor = CursorImageStatus::default_named();
         self.cursor_changed();

@@ -1,26 +1,32 @@
-//! The seat: focus, popup grabs, and what the pointer looks like.
+//! The seat: focus, and what the pointer looks like.
 
 use smithay::{
-    desktop::{PopupGrab, PopupKeyboardGrab, PopupKind, PopupPointerGrab, PopupUngrabStrategy},
     input::{
         keyboard::LedState,
-        pointer::{CursorImageStatus, Focus},
+        pointer::{CursorImageStatus, PointerHandle},
         Seat, SeatHandler, SeatState,
     },
-    reexports::wayland_server::{
-        backend::ClientId,
-        delegate_dispatch, delegate_global_dispatch,
-        protocol::{
-            wl_keyboard::WlKeyboard,
-            wl_pointer::WlPointer,
-            wl_seat::{self, WlSeat},
-            wl_surface::WlSurface,
-            wl_touch::WlTouch,
+    reexports::{
+        wayland_protocols::wp::cursor_shape::v1::server::{
+            wp_cursor_shape_device_v1::{self, WpCursorShapeDeviceV1},
+            wp_cursor_shape_manager_v1::{self, WpCursorShapeManagerV1},
         },
-        Client, DataInit, Dispatch, DisplayHandle, Resource,
+        wayland_server::{
+            backend::ClientId,
+            delegate_dispatch, delegate_global_dispatch,
+            protocol::{
+                wl_keyboard::WlKeyboard,
+                wl_pointer::WlPointer,
+                wl_seat::{self, WlSeat},
+                wl_surface::WlSurface,
+                wl_touch::WlTouch,
+            },
+            Client, DataInit, Dispatch, DisplayHandle, Resource,
+        },
     },
-    utils::{IsAlive, Serial},
+    utils::IsAlive,
     wayland::{
+        cursor_shape::{CursorShapeDeviceUserData, CursorShapeManagerState},
         seat::{KeyboardUserData, PointerUserData, SeatGlobalData, SeatUserData, TouchUserData},
         selection::{data_device::set_data_device_focus, primary_selection::set_primary_focus},
     },
@@ -74,75 +80,22 @@ impl Vitrine {
         }
     }
 
-    /// After a turn of the loop: a focus that died goes to the window that is now on top, a dead cursor to the arrow.
+    /// After a turn of the loop: the window on top has the keyboard, unless a menu has it; a dead cursor becomes the arrow.
     pub(super) fn update_focus(&mut self) {
-        let keyboard_lost = self.seat.get_keyboard().is_some_and(|keyboard| {
-            !keyboard.is_grabbed() && keyboard.current_focus().is_none_or(|focus| !focus.alive())
-        });
-        if keyboard_lost && self.shell.top_surface().is_some() {
+        self.forget_closed_menus();
+        let keyboard = self.seat.get_keyboard();
+        if keyboard.is_some_and(|keyboard| !keyboard.is_grabbed()) {
             self.focus_top();
         }
         if let CursorImageStatus::Surface(surface) = &self.cursor {
             if !surface.alive() {
                 self.cursor = CursorImageStatus::default_named();
                 self.cursor_changed();
+            } else if let Some(pointer) = self.seat.get_pointer() {
+                let at = pointer.current_location();
+                self.shell.cursor_surface_at(surface, at);
             }
         }
-    }
-
-    /// xdg_popup.grab: the popup gets keyboard and pointer until it is dismissed.
-    pub(super) fn grab_popup(
-        &mut self,
-        popup: PopupKind,
-        root: WlSurface,
-        seat: &Seat<Self>,
-        serial: Serial,
-    ) {
-        if self.shell.curtain().is_some() {
-            // Nobody but the lock's surfaces gets input.
-            return;
-        }
-        let mut grab = match self.shell.popups.grab_popup(root, popup, seat, serial) {
-            Ok(grab) => grab,
-            Err(error) => {
-                tracing::debug!(target: "vitrine::shell", %error, "popup grab refused");
-                return;
-            }
-        };
-        if !self.grab_keyboard(seat, &mut grab, serial) {
-            return;
-        }
-        if let Some(pointer) = seat.get_pointer() {
-            if pointer.is_grabbed()
-                && !(pointer.has_grab(serial)
-                    || pointer.has_grab(grab.previous_serial().unwrap_or(serial)))
-            {
-                grab.ungrab(PopupUngrabStrategy::All);
-                return;
-            }
-            pointer.set_grab(self, PopupPointerGrab::new(&grab), serial, Focus::Keep);
-        }
-    }
-
-    fn grab_keyboard(
-        &mut self,
-        seat: &Seat<Self>,
-        grab: &mut PopupGrab<Self>,
-        serial: Serial,
-    ) -> bool {
-        let Some(keyboard) = seat.get_keyboard() else {
-            return true;
-        };
-        if keyboard.is_grabbed()
-            && !(keyboard.has_grab(serial)
-                || keyboard.has_grab(grab.previous_serial().unwrap_or(serial)))
-        {
-            grab.ungrab(PopupUngrabStrategy::All);
-            return false;
-        }
-        keyboard.set_focus(self, grab.current_grab(), serial);
-        keyboard.set_grab(self, PopupKeyboardGrab::new(grab), serial);
-        true
     }
 }
 
@@ -181,3 +134,54 @@ impl Dispatch<WlSeat, SeatUserData<Vitrine>> for Vitrine {
         );
     }
 }
+
+/// The cursor shape of a pointer object that has no pointer: it does nothing.
+#[derive(Debug)]
+struct NoPointer;
+
+impl Dispatch<WpCursorShapeDeviceV1, NoPointer> for Vitrine {
+    fn request(
+        _: &mut Self,
+        _: &Client,
+        _: &WpCursorShapeDeviceV1,
+        _: wp_cursor_shape_device_v1::Request,
+        _: &NoPointer,
+        _: &DisplayHandle,
+        _: &mut DataInit<'_, Self>,
+    ) {
+    }
+}
+
+/// As Smithay's; but Smithay 0.7.0 makes no object for a wl_pointer of before its device was plugged in, or of after it was
+/// unplugged, which a client may well have, and wayland-server panics then.
+impl Dispatch<WpCursorShapeManagerV1, ()> for Vitrine {
+    fn request(
+        state: &mut Self,
+        client: &Client,
+        manager: &WpCursorShapeManagerV1,
+        request: wp_cursor_shape_manager_v1::Request,
+        data: &(),
+        display: &DisplayHandle,
+        data_init: &mut DataInit<'_, Self>,
+    ) {
+        use wp_cursor_shape_manager_v1::Request::GetPointer;
+        match request {
+            GetPointer {
+                cursor_shape_device,
+                pointer,
+            } if PointerHandle::from_resource(&pointer)
+                .is_none_or(|of| state.seat.get_pointer() != Some(of)) =>
+            {
+                data_init.init(cursor_shape_device, NoPointer);
+            }
+            request => {
+                <CursorShapeManagerState as Dispatch<_, _, Vitrine>>::request(
+                    state, client, manager, request, data, display, data_init,
+                );
+            }
+        }
+    }
+}
+
+delegate_global_dispatch!(Vitrine: [WpCursorShapeManagerV1: ()] => CursorShapeManagerState);
+delegate_dispatch!(Vitrine: [WpCursorShapeDeviceV1: CursorShapeDeviceUserData<Vitrine>] => CursorShapeManagerState);

@@ -3,7 +3,7 @@
 use smithay::{
     backend::renderer::utils::on_commit_buffer_handler,
     delegate_xdg_decoration,
-    desktop::{find_popup_root_surface, PopupKind},
+    desktop::PopupKind,
     input::Seat,
     output::Output,
     reexports::{
@@ -29,6 +29,7 @@ use smithay::{
 };
 
 use super::{acquire, ClientState, Vitrine};
+use crate::shell::popup_root;
 
 impl CompositorHandler for Vitrine {
     fn compositor_state(&mut self) -> &mut CompositorState {
@@ -55,6 +56,8 @@ impl CompositorHandler for Vitrine {
 
     fn destroyed(&mut self, surface: &WlSurface) {
         self.forget_commits(surface);
+        // A subsurface goes without a commit of anybody.
+        self.scene_changed();
     }
 
     fn commit(&mut self, surface: &WlSurface) {
@@ -113,11 +116,15 @@ impl XdgShellHandler for Vitrine {
         let Some(seat) = Seat::<Vitrine>::from_resource(&seat) else {
             return;
         };
-        let popup = PopupKind::Xdg(surface);
-        let Ok(root) = find_popup_root_surface(&popup) else {
+        let Some(root) = popup_root(&surface) else {
             return;
         };
-        self.grab_popup(popup, root, &seat, serial);
+        self.grab_popup(PopupKind::Xdg(surface), root, &seat, serial);
+    }
+
+    fn parent_changed(&mut self, surface: ToplevelSurface) {
+        self.shell.place_again(&surface);
+        self.scene_changed();
     }
 
     fn fullscreen_request(&mut self, surface: ToplevelSurface, output: Option<WlOutput>) {

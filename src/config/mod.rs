@@ -13,6 +13,7 @@ mod tests;
 mod values;
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -381,16 +382,21 @@ impl Config {
         if let Some(file) = explicit {
             return Ok((Self::load(file)?, Some(file.to_owned())));
         }
-        let home = std::env::var_os("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
-        match search_path(home.as_deref())
-            .into_iter()
-            .find(|file| file.is_file())
-        {
-            Some(file) => Ok((Self::load(&file)?, Some(file))),
-            None => Ok((Self::default(), None)),
+        let home = config_home(|name| std::env::var_os(name));
+        Self::first_of(search_path(home.as_deref()))
+    }
+
+    /// The first of these files that is there. One that is there and cannot be looked at is an error: the defaults allow more
+    /// than what it may say.
+    fn first_of(files: Vec<PathBuf>) -> Result<(Self, Option<PathBuf>), ConfigError> {
+        for file in files {
+            match std::fs::symlink_metadata(&file) {
+                Ok(_) => return Ok((Self::load(&file)?, Some(file))),
+                Err(error) if is_absence(&error) => {}
+                Err(source) => return Err(ConfigError::Unreadable { file, source }),
+            }
         }
+        Ok((Self::default(), None))
     }
 
     /// The rule for a connector: the `[[output]]` that names it exactly, else the first whose `*` covers it, else the
@@ -400,6 +406,18 @@ impl Config {
         let rule = exact.or_else(|| self.outputs.iter().find(|rule| rule.matches(connector)));
         rule.cloned().unwrap_or_default()
     }
+}
+
+fn is_absence(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
+}
+
+/// Where a user's configuration is. An empty variable is as good as none (XDG base directory specification).
+fn config_home(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let variable = |name| variable(name).filter(|value| !value.is_empty());
+    let configured = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    configured.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".config")))
 }
 
 /// Where a compositor.toml is looked for when the command line names none; the first wins. A relative or missing

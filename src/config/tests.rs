@@ -404,6 +404,52 @@ fn the_users_file_goes_before_the_systems() {
 }
 
 #[test]
+fn an_empty_configuration_home_is_none() {
+    let home = |set: &[(&str, &str)]| {
+        let set: Vec<(String, String)> = set
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        config_home(move |name| {
+            let found = set.iter().find(|(known, _)| known == name);
+            found.map(|(_, value)| value.into())
+        })
+    };
+    let user = ("HOME", "/home/x");
+    let usual = Some(PathBuf::from("/home/x/.config"));
+    assert_eq!(home(&[user]), usual);
+    assert_eq!(home(&[user, ("XDG_CONFIG_HOME", "")]), usual);
+    assert_eq!(
+        home(&[user, ("XDG_CONFIG_HOME", "/c")]),
+        Some(PathBuf::from("/c"))
+    );
+    assert_eq!(home(&[("HOME", "")]), None);
+    assert_eq!(home(&[]), None);
+}
+
+#[test]
+fn a_file_that_is_there_and_cannot_be_read_is_not_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("a.toml"), folder.path().join("b.toml"));
+    std::fs::write(&second, "nice = -3").unwrap();
+    let find = || Config::first_of(vec![first.clone(), second.clone()]);
+    assert_eq!(find().unwrap().1.as_ref(), Some(&second));
+    // Below a file there is nothing either.
+    let below = Config::first_of(vec![second.join("c.toml")]).unwrap();
+    assert_eq!(below, (Config::default(), None));
+    // A link that leads nowhere, a folder: somebody meant something by it.
+    std::os::unix::fs::symlink("nowhere", &first).unwrap();
+    let error = find().unwrap_err().to_string();
+    assert!(error.contains("a.toml: cannot be read"), "{error}");
+    std::fs::remove_file(&first).unwrap();
+    std::fs::create_dir(&first).unwrap();
+    assert!(find().is_err());
+    // A name that no file can have, in place of a folder that may not be entered: root may enter all.
+    let long = folder.path().join("x".repeat(300)).join("a.toml");
+    assert!(Config::first_of(vec![long, second]).is_err());
+}
+
+#[test]
 fn the_mode_that_the_rule_means_is_chosen() {
     let mode = |width, height, refresh_millihertz, preferred| OutputMode {
         width,

@@ -109,12 +109,7 @@ fn write_one(
             seconds(info.presented.as_duration()),
         ),
     ];
-    let out = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let out = create(&temporary)?;
     let encoded = encode(BufWriter::new(out), info, lease, &texts);
     let renamed = encoded.and_then(|()| fs::rename(&temporary, directory.join(file)));
     if renamed.is_err() {
@@ -122,6 +117,16 @@ fn write_one(
         let _ = fs::remove_file(&temporary);
     }
     renamed
+}
+
+/// A new file, whatever has its name: in a folder that others can write to that may be a link to where they cannot.
+fn create(path: &Path) -> io::Result<fs::File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// All digits: a floating number has too few of them after some weeks.
@@ -154,6 +159,20 @@ mod tests {
         let written = write_all(Path::new("/proc/no/such"), Vec::new(), Duration::ZERO);
         assert!(written.files.is_empty());
         assert!(written.errors.join("").starts_with("/proc/no/such: "));
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_file_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (other, file) = (folder.path().join("other"), folder.path().join("file"));
+        fs::write(&other, "mine").unwrap();
+        std::os::unix::fs::symlink(&other, &file).unwrap();
+        create(&file).unwrap().write_all(b"new").unwrap();
+        assert_eq!(fs::read(&other).unwrap(), b"mine");
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        // What a crash has left is replaced.
+        create(&file).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"");
     }
 
     #[test]

@@ -99,18 +99,34 @@ pub(super) fn removed<D: InputHost>(host: &mut D, device: &Device) {
 /// The seat can do what its devices can do.
 fn update_seat<D: InputHost>(host: &mut D) {
     let devices = &host.input().devices;
-    let can = [
-        DeviceCapability::Keyboard,
-        DeviceCapability::Pointer,
-        DeviceCapability::Touch,
-    ]
-    .map(|capability| devices.can(capability));
+    let can = Abilities {
+        keyboard: devices.can(DeviceCapability::Keyboard),
+        pointer: devices.can(DeviceCapability::Pointer),
+        touch: devices.can(DeviceCapability::Touch),
+    };
+    set_abilities(host, can);
+}
+
+/// What a seat can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Abilities {
+    /// It has keys.
+    pub keyboard: bool,
+    /// It has a pointer.
+    pub pointer: bool,
+    /// It has a touch screen.
+    pub touch: bool,
+}
+
+/// Gives the seat what it lacks and takes from it what it has no device for any more.
+pub fn set_abilities<D: InputHost>(host: &mut D, can: Abilities) {
     let seat = host.seat();
     let has = [
         seat.get_keyboard().is_some(),
         seat.get_pointer().is_some(),
         seat.get_touch().is_some(),
     ];
+    let can = [can.keyboard, can.pointer, can.touch];
     let add: [fn(&mut D); 3] = [keyboard::add, pointer::add, touch::add];
     let remove: [fn(&mut D); 3] = [keyboard::remove, pointer::remove, touch::remove];
     for (((can, has), add), remove) in can.into_iter().zip(has).zip(add).zip(remove) {

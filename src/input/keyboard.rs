@@ -152,8 +152,19 @@ pub(super) fn add<D: InputHost>(host: &mut D) {
     }
 }
 
-/// Takes the keyboard from the seat.
+/// Nobody has the keyboard.
+pub(super) fn let_go<D: InputHost>(host: &mut D) {
+    if let Some(keyboard) = host.seat().get_keyboard() {
+        keyboard.unset_grab(host);
+        keyboard.set_focus(host, None, SERIAL_COUNTER.next_serial());
+    }
+}
+
+/// Takes the keyboard from the seat. Smithay 0.7.0 panics when somebody uses a keyboard that its seat has no more, and the
+/// pointer's half of a menu's grab would, at its end.
 pub(super) fn remove<D: InputHost>(host: &mut D) {
+    host.device_goes();
+    let_go(host);
     host.seat().remove_keyboard();
     host.input().keys = Keys::default();
 }

@@ -12,15 +12,17 @@ mod space;
 mod tests;
 mod touch;
 
+use std::collections::HashMap;
+
 use smithay::{
-    backend::input::{Event, InputBackend, InputEvent},
+    backend::input::{Event, InputBackend, InputEvent, TouchSlot},
     input::{Seat, SeatHandler},
     reexports::wayland_server::{protocol::wl_surface::WlSurface, Client},
     utils::{Logical, Point, Serial},
 };
 
 pub use self::{
-    devices::{open, Devices, InputError},
+    devices::{open, set_abilities, Abilities, Devices, InputError},
     keyboard::Shortcut,
     space::{clamp, map_absolute, OutputArea},
 };
@@ -49,8 +51,14 @@ pub trait InputHost:
     /// the shell wants that.
     fn focus_clicked(&mut self, surface: &WlSurface, serial: Serial);
 
+    /// A finger went down on `surface`, or beside all: menus of other clients are to be closed.
+    fn finger_down(&mut self, surface: Option<&WlSurface>);
+
     /// The seat has got a keyboard, which starts without focus: give it one.
     fn keyboard_added(&mut self);
+
+    /// Keyboard or pointer are about to go: menus that hold them are to be closed.
+    fn device_goes(&mut self);
 
     /// The pointer is somewhere else, or has appeared or vanished: the cursor must be drawn anew.
     fn pointer_moved(&mut self);
@@ -73,6 +81,8 @@ pub struct Input {
     keys: keyboard::Keys,
     /// What was under the pointer when it was last told.
     under_pointer: Option<(WlSurface, Point<f64, Logical>)>,
+    /// Where the fingers are that are down.
+    fingers: HashMap<TouchSlot, Point<f64, Logical>>,
 }
 
 impl Input {
@@ -83,6 +93,7 @@ impl Input {
             devices: Devices::default(),
             keys: keyboard::Keys::default(),
             under_pointer: None,
+            fingers: HashMap::new(),
         }
     }
 
@@ -166,6 +177,11 @@ fn wire_milliseconds(microseconds: u64) -> u32 {
     (microseconds / 1000) as u32
 }
 
+/// The present time as Wayland sends it.
+pub fn now() -> u32 {
+    pointer::now()
+}
+
 /// Call this after outputs came, went or moved: a pointer that was left outside comes back to the nearest one.
 pub fn outputs_changed<D: InputHost>(host: &mut D) {
     pointer::bring_back(host);
@@ -175,6 +191,14 @@ pub fn outputs_changed<D: InputHost>(host: &mut D) {
 /// nothing when it is not, so it is cheap after every commit.
 pub fn surfaces_changed<D: InputHost>(host: &mut D) {
     pointer::refresh_focus(host);
+}
+
+/// Nothing that is held is held any more: keys, buttons, fingers and drags are nobody's from now on. Who is below the pointer is
+/// asked again at the next [`surfaces_changed`]; the keyboard has no focus.
+pub fn let_go<D: InputHost>(host: &mut D) {
+    keyboard::let_go(host);
+    pointer::let_go(host);
+    touch::cancel(host);
 }
 
 /// Call this after a client got a wl_pointer object.

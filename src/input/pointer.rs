@@ -312,10 +312,26 @@ pub(super) fn add<D: InputHost>(host: &mut D) {
     host.pointer_moved();
 }
 
+/// The pointer leaves what it is on, and a drag ends. First the one, then the other: what is dragged is not to be dropped there.
+pub(super) fn let_go<D: InputHost>(host: &mut D) {
+    host.input().under_pointer = None;
+    let Some(pointer) = host.seat().get_pointer() else {
+        return;
+    };
+    let event = MotionEvent {
+        location: pointer.current_location(),
+        serial: SERIAL_COUNTER.next_serial(),
+        time: now(),
+    };
+    pointer.motion(host, None, &event);
+    pointer.unset_grab(host, event.serial, event.time);
+}
+
 /// Takes the pointer from the seat.
 pub(super) fn remove<D: InputHost>(host: &mut D) {
+    host.device_goes();
+    let_go(host);
     host.seat().remove_pointer();
-    host.input().under_pointer = None;
     host.pointer_moved();
 }
 
@@ -361,7 +377,7 @@ pub(super) fn object_added<D: InputHost>(host: &mut D, client: &Client) {
 }
 
 /// libinput's clock is ours.
-fn now() -> u32 {
+pub(super) fn now() -> u32 {
     let microseconds = Time::now().as_duration().as_micros();
     wire_milliseconds(u64::try_from(microseconds).unwrap_or(u64::MAX))
 }

@@ -307,6 +307,8 @@ impl InputHost for Host {
     fn focus_clicked(&mut self, _: &WlSurface, _: Serial) {
         self.asked.push("focus");
     }
+    fn finger_down(&mut self, _: Option<&WlSurface>) {}
+    fn device_goes(&mut self) {}
     fn keyboard_added(&mut self) {
         self.asked.push("keyboard");
     }

@@ -6,7 +6,11 @@ use smithay::{
     utils::{Logical, Point, SERIAL_COUNTER},
 };
 
-use super::{map_absolute, pointer::keyboard_is_grabbed, wire_time, InputDevice, InputHost};
+use super::{
+    map_absolute,
+    pointer::{keyboard_is_grabbed, now},
+    wire_time, InputDevice, InputHost,
+};
 
 fn place<D, B>(host: &mut D, event: &impl AbsolutePositionEvent<B>) -> Option<Point<f64, Logical>>
 where
@@ -33,7 +37,9 @@ where
         return;
     };
     let serial = SERIAL_COUNTER.next_serial();
+    host.input().fingers.insert(event.slot(), location);
     let under = host.surface_under(location);
+    host.finger_down(under.as_ref().map(|(surface, _)| surface));
     if let Some((surface, _)) = &under {
         if !touch.is_grabbed() && !keyboard_is_grabbed(host) {
             host.focus_clicked(surface, serial);
@@ -64,6 +70,9 @@ where
     let Some(location) = place::<D, B>(host, event) else {
         return;
     };
+    if let Some(known) = host.input().fingers.get_mut(&event.slot()) {
+        *known = location;
+    }
     let under = host.surface_under(location);
     let time = wire_time(event);
     touch.motion(
@@ -78,6 +87,7 @@ where
 }
 
 pub(super) fn up<D: InputHost, B: InputBackend>(host: &mut D, event: &B::TouchUpEvent) {
+    host.input().fingers.remove(&event.slot());
     if let Some(touch) = host.seat().get_touch() {
         let serial = SERIAL_COUNTER.next_serial();
         touch.up(
@@ -97,10 +107,26 @@ pub(super) fn frame<D: InputHost>(host: &mut D) {
     }
 }
 
+/// All fingers are nobody's any more, and a drag ends without a drop.
+///
+/// Smithay 0.7.0 cancels only fingers that did something since the last frame; the others would go on to be told of. So each
+/// does something: it moves to where it is.
 pub(super) fn cancel<D: InputHost>(host: &mut D) {
-    if let Some(touch) = host.seat().get_touch() {
-        touch.cancel(host);
+    let fingers = std::mem::take(&mut host.input().fingers);
+    let Some(touch) = host.seat().get_touch() else {
+        return;
+    };
+    let time = now();
+    for (slot, location) in fingers {
+        let event = MotionEvent {
+            slot,
+            location,
+            time,
+        };
+        touch.motion(host, None, &event);
     }
+    touch.cancel(host);
+    touch.unset_grab(host);
 }
 
 /// Gives the seat touch if it has none.

@@ -2,10 +2,12 @@
 //! a reader sees a whole file and a slow disk holds nobody.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::mpsc::{sync_channel, SyncSender, TrySendError},
-    thread,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use super::{openmetrics, Snapshot};
@@ -18,7 +20,11 @@ const TARGET: &str = "vitrine::metrics";
 pub struct MetricsFile {
     path: PathBuf,
     snapshots: SyncSender<Snapshot>,
+    writer: JoinHandle<()>,
 }
+
+/// So long may the last numbers be on their way to a slow disk.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl MetricsFile {
     /// Starts the thread.
@@ -28,7 +34,7 @@ impl MetricsFile {
     pub fn start(path: PathBuf) -> io::Result<Self> {
         let (snapshots, received) = sync_channel::<Snapshot>(1);
         let file = path.clone();
-        thread::Builder::new()
+        let writer = thread::Builder::new()
             .name("metrics".to_owned())
             .spawn(move || {
                 let _ = crate::session::restore_priority();
@@ -44,7 +50,11 @@ impl MetricsFile {
                     }
                 }
             })?;
-        Ok(Self { path, snapshots })
+        Ok(Self {
+            path,
+            snapshots,
+            writer,
+        })
     }
 
     /// Writes these numbers. While older ones are still being written these are left out; never blocks.
@@ -59,6 +69,12 @@ impl MetricsFile {
 
     /// The session is over: old numbers must not look like live ones.
     pub fn remove(self) {
+        // Nor must those that are being written come after it.
+        drop(self.snapshots);
+        let end = Instant::now() + PATIENCE;
+        while !self.writer.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(target: TARGET, %error, "the metrics file stays");
         }
@@ -69,15 +85,19 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     // In the same folder, for the rename. The collector only reads *.prom.
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
-    fs::write(&temporary, text)?;
+    // A link of that name is not followed, and what a crash has left is replaced.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = File::create_new(&temporary)?;
+    file.write_all(text.as_bytes())?;
     fs::rename(&temporary, path)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::metrics::strict;
@@ -97,5 +117,32 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         file.remove();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_being_written_at_the_end_does_not_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vitrine.prom");
+        for _ in 0..20 {
+            let file = MetricsFile::start(path.clone()).unwrap();
+            file.update(Snapshot::default());
+            file.remove();
+            thread::sleep(Duration::from_millis(5));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_file_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (other, path) = (folder.path().join("other"), folder.path().join("v.prom"));
+        fs::write(&other, "mine").unwrap();
+        std::os::unix::fs::symlink(&other, folder.path().join("v.prom.new")).unwrap();
+        write(&path, "numbers").unwrap();
+        assert_eq!(fs::read(&other).unwrap(), b"mine");
+        assert_eq!(fs::read(&path).unwrap(), b"numbers");
+        fs::write(folder.path().join("v.prom.new"), "half").unwrap();
+        write(&path, "more").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"more");
     }
 }

@@ -92,7 +92,8 @@ impl Screen {
 
     pub(super) fn local_pointer(&self, context: &StepContext<'_>) -> Option<LocalPointer> {
         let area = context.shell.space.output_geometry(&self.output)?;
-        LocalPointer::on(context.pointer?, area)
+        let scale = self.output.current_scale().fractional_scale();
+        LocalPointer::on(context.pointer?, area, scale)
     }
 
     /// Decides how the pointer is shown; returns what of the screen the cursor plane changes.

@@ -1,11 +1,15 @@
-//! wl_surface, wl_region and xdg_surface as Smithay 0.7.0 has them, without rectangles of negative size.
+//! wl_surface, wl_region, wl_subsurface and xdg_surface as Smithay 0.7.0 has them, without rectangles of negative size, and
+//! without a subsurface that is placed above itself.
 //!
 //! Smithay 0.7.0 puts width and height into its geometry types as they come; a negative one ends a compositor that is built
 //! with debug assertions, and is a wrong rectangle in any other. By the protocols a negative damage or region covers nothing,
-//! and a window geometry without a size is an error. Everything else goes to Smithay unchanged.
+//! and a window geometry without a size is an error. A surface is not its own sibling; Smithay takes it for one, and panics
+//! where it is the topmost. Everything else goes to Smithay unchanged.
 
 use smithay::wayland::{
-    compositor::{CompositorHandler, CompositorState, RegionUserData, SurfaceUserData},
+    compositor::{
+        CompositorHandler, CompositorState, RegionUserData, SubsurfaceUserData, SurfaceUserData,
+    },
     shell::xdg::{XdgShellHandler, XdgShellState, XdgShellSurfaceUserData, XdgSurfaceUserData},
 };
 use wayland_protocols::xdg::shell::server::{
@@ -18,12 +22,13 @@ use wayland_server::{
     protocol::{
         wl_callback::WlCallback,
         wl_region::{self, WlRegion},
+        wl_subsurface::{self, WlSubsurface},
         wl_surface::{self, WlSurface},
     },
     Client, DataInit, Dispatch, DisplayHandle, Resource,
 };
 
-/// Takes the place of [`CompositorState`] for surfaces and regions and of [`XdgShellState`] for `xdg_surface`; see
+/// Takes the place of [`CompositorState`] for surfaces, subsurfaces and regions and of [`XdgShellState`] for `xdg_surface`; see
 /// [`crate::delegate_guarded_surfaces!`].
 #[derive(Debug)]
 pub struct GuardedSurfaces;
@@ -89,6 +94,46 @@ where
     fn destroyed(state: &mut D, client: ClientId, region: &WlRegion, data: &RegionUserData) {
         <CompositorState as Dispatch<WlRegion, RegionUserData, D>>::destroyed(
             state, client, region, data,
+        );
+    }
+}
+
+impl<D> Dispatch<WlSubsurface, SubsurfaceUserData, D> for GuardedSurfaces
+where
+    D: Dispatch<WlSubsurface, SubsurfaceUserData> + CompositorHandler + 'static,
+{
+    fn request(
+        state: &mut D,
+        client: &Client,
+        subsurface: &WlSubsurface,
+        request: wl_subsurface::Request,
+        data: &SubsurfaceUserData,
+        display: &DisplayHandle,
+        data_init: &mut DataInit<'_, D>,
+    ) {
+        use wl_subsurface::Request::{PlaceAbove, PlaceBelow};
+        if let PlaceAbove { sibling } | PlaceBelow { sibling } = &request {
+            if sibling == data.surface() {
+                subsurface.post_error(
+                    wl_subsurface::Error::BadSurface,
+                    "a surface is not its own sibling",
+                );
+                return;
+            }
+        }
+        <CompositorState as Dispatch<WlSubsurface, SubsurfaceUserData, D>>::request(
+            state, client, subsurface, request, data, display, data_init,
+        );
+    }
+
+    fn destroyed(
+        state: &mut D,
+        client: ClientId,
+        subsurface: &WlSubsurface,
+        data: &SubsurfaceUserData,
+    ) {
+        <CompositorState as Dispatch<WlSubsurface, SubsurfaceUserData, D>>::destroyed(
+            state, client, subsurface, data,
         );
     }
 }
@@ -187,7 +232,6 @@ macro_rules! delegate_guarded_surfaces {
             ::wayland_server::protocol::wl_compositor::WlCompositor: ();
             ::wayland_server::protocol::wl_callback::WlCallback: ();
             ::wayland_server::protocol::wl_subcompositor::WlSubcompositor: ();
-            ::wayland_server::protocol::wl_subsurface::WlSubsurface: ::smithay::wayland::compositor::SubsurfaceUserData;
         ]);
         $crate::delegate_guarded_surfaces!(@dispatch $ty: ::smithay::wayland::shell::xdg::XdgShellState, [
             ::wayland_protocols::xdg::shell::server::xdg_wm_base::XdgWmBase:
@@ -200,6 +244,7 @@ macro_rules! delegate_guarded_surfaces {
         $crate::delegate_guarded_surfaces!(@dispatch $ty: $crate::protocols::GuardedSurfaces, [
             ::wayland_server::protocol::wl_surface::WlSurface: ::smithay::wayland::compositor::SurfaceUserData;
             ::wayland_server::protocol::wl_region::WlRegion: ::smithay::wayland::compositor::RegionUserData;
+            ::wayland_server::protocol::wl_subsurface::WlSubsurface: ::smithay::wayland::compositor::SubsurfaceUserData;
             ::wayland_protocols::xdg::shell::server::xdg_surface::XdgSurface:
                 ::smithay::wayland::shell::xdg::XdgSurfaceUserData;
             ::wayland_protocols::xdg::shell::server::xdg_toplevel::XdgToplevel:

@@ -70,6 +70,11 @@ impl Curtain {
         };
     }
 
+    /// All surfaces, and where they are.
+    pub(super) fn surfaces(&self) -> impl Iterator<Item = &(Output, WlSurface)> {
+        self.surfaces.iter()
+    }
+
     /// The surface that an output shows, once it has a picture.
     pub fn surface_on(&self, output: &Output) -> Option<&WlSurface> {
         let mut surfaces = self.surfaces.iter();

@@ -6,6 +6,8 @@
 
 mod curtain;
 mod place;
+mod popups;
+mod scale;
 
 use smithay::{
     desktop::{PopupKind, PopupManager, Space, Window, WindowSurfaceType},
@@ -27,6 +29,7 @@ use smithay::{
 
 pub use curtain::Curtain;
 pub use place::{centred, Placement};
+pub use popups::popup_root;
 
 /// The windows, their places and their order.
 #[derive(Debug, Default)]
@@ -74,6 +77,18 @@ impl Shell {
             self.move_to_place(&window);
             // Each request is answered by a configure, even when nothing changes (xdg-shell, set_fullscreen).
             surface.send_configure();
+        }
+    }
+
+    /// A window has another parent, and may be a dialog now, or none any more.
+    pub fn place_again(&mut self, surface: &ToplevelSurface) {
+        let Some(window) = self.window_of_toplevel(surface) else {
+            return;
+        };
+        if surface.is_initial_configure_sent() {
+            self.configure(&window);
+            surface.send_pending_configure();
+            self.move_to_place(&window);
         }
     }
 
@@ -200,10 +215,11 @@ impl Shell {
         false
     }
 
-    /// Marks the window of `surface` as the active one and tells the others that they are not.
+    /// Marks the window of `surface`, which may be its menu, as the active one and tells the others that they are not.
     pub fn activate(&mut self, surface: Option<&WlSurface>) {
+        let root = surface.map(|surface| self.window_below(surface));
         for window in self.space.elements() {
-            let active = surface.is_some_and(|surface| is_of(window, surface));
+            let active = root.as_ref().is_some_and(|root| is_of(window, root));
             window.set_activated(active);
             // Also when that changed nothing: mapping an element activates it in the space, and nobody has told it yet.
             if let Some(toplevel) = window.toplevel() {
@@ -228,8 +244,21 @@ impl Shell {
         })
     }
 
+    /// The surface of the window that a popup belongs to; `surface` itself if it is none.
+    fn window_below(&self, surface: &WlSurface) -> WlSurface {
+        let root = match self.popups.find_popup(surface) {
+            Some(PopupKind::Xdg(popup)) => popup_root(&popup),
+            Some(PopupKind::InputMethod(_)) | None => None,
+        };
+        root.unwrap_or_else(|| surface.clone())
+    }
+
     /// Takes a new popup; a popup whose parent is gone is dismissed by Smithay.
     pub fn add_popup(&mut self, popup: PopupSurface, positioner: PositionerState) {
+        if popup.get_parent_surface().is_some() && popup_root(&popup).is_none() {
+            tracing::debug!(target: "vitrine::shell", "a popup that belongs to no window is dismissed");
+            return popup.send_popup_done();
+        }
         self.place_popup(&popup, positioner);
         if let Err(error) = self.popups.track_popup(PopupKind::Xdg(popup)) {
             tracing::debug!(target: "vitrine::shell", %error, "popup refused");
@@ -252,7 +281,7 @@ impl Shell {
     /// The screen's rectangle in the coordinates of the popup's parent.
     fn popup_bounds(&self, popup: &PopupSurface) -> Option<Rectangle<i32, Logical>> {
         let kind = PopupKind::Xdg(popup.clone());
-        let root = smithay::desktop::find_popup_root_surface(&kind).ok()?;
+        let root = popup_root(popup)?;
         let window = self.mapped(&root)?;
         let output = self.output_of(&window)?;
         let mut bounds = self.space.output_geometry(&output)?;
@@ -271,18 +300,21 @@ impl Shell {
         }
     }
 
-    /// The output that shows a window, or will.
+    /// The output that shows a window, or will: the one that was asked for, else its parent's, else the first.
     pub fn output_of(&self, window: &Window) -> Option<Output> {
-        let wish = window
-            .user_data()
-            .get::<Wish>()
-            .and_then(|wish| wish.0.borrow().clone());
-        if let Some(output) = wish.filter(|output| self.space.outputs().any(|o| o == output)) {
-            return Some(output);
-        }
-        let parent = window.toplevel().and_then(ToplevelSurface::parent);
-        if let Some(parent) = parent.and_then(|parent| self.mapped(&parent)) {
-            return self.output_of(&parent);
+        let mut at = window.clone();
+        // Never more steps than there are windows, whatever clients claim of their parents.
+        for _ in 0..=self.space.elements().len() {
+            let wish = at.user_data().get::<Wish>();
+            let wish = wish.and_then(|wish| wish.0.borrow().clone());
+            if let Some(output) = wish.filter(|wish| self.space.outputs().any(|o| o == wish)) {
+                return Some(output);
+            }
+            let parent = at.toplevel().and_then(ToplevelSurface::parent);
+            let Some(parent) = parent.and_then(|parent| self.mapped(&parent)) else {
+                break;
+            };
+            at = parent;
         }
         self.space.outputs().next().cloned()
     }
@@ -296,6 +328,8 @@ impl Shell {
             .as_ref()
             .and_then(|output| self.space.output_geometry(output));
         let full = placement(window) == Placement::Full;
+        // Before its first picture, so that this is one of the right scale.
+        scale::tell_window(window, output.as_slice());
         toplevel.with_pending_state(|state| {
             state.decoration_mode = Some(DecorationMode::ServerSide);
             state.bounds = area.map(|area| area.size);
@@ -347,16 +381,22 @@ impl Shell {
             .cloned()
     }
 
+    /// Whether this is the surface of a window that is shown.
+    pub fn shows(&self, root: &WlSurface) -> bool {
+        self.mapped(root).is_some()
+    }
+
     fn window_of_toplevel(&self, surface: &ToplevelSurface) -> Option<Window> {
         let mut all = self.space.elements().chain(self.unmapped.iter());
         all.find(|window| window.toplevel() == Some(surface))
             .cloned()
     }
 
-    /// Housekeeping once per loop turn: dead windows and popups go, output enter/leave is sent.
+    /// Housekeeping once per loop turn: dead windows and popups go, output enter/leave and scales are sent.
     pub fn refresh(&mut self) {
         self.space.refresh();
         self.popups.cleanup();
+        self.tell_scales();
         self.unmapped.retain(|window| window.alive());
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use wayland_client::{
     protocol::{wl_compositor, wl_output, wl_region, wl_subcompositor, wl_subsurface, wl_surface},
-    Connection, Dispatch, QueueHandle,
+    Connection, Dispatch, QueueHandle, WEnum,
 };
 use wayland_protocols::xdg::shell::client::{xdg_surface, xdg_toplevel, xdg_wm_base};
 
@@ -70,6 +70,10 @@ pub struct ShellRecord {
     pub close: bool,
     /// Outputs that the surface entered minus those that it left.
     pub on_outputs: i32,
+    /// The scale that the compositor prefers, since version 6 of wl_surface.
+    pub scale: Option<i32>,
+    /// How it prefers the picture turned, likewise.
+    pub transform: Option<wl_output::Transform>,
 }
 
 type Shell = Arc<Mutex<ShellRecord>>;
@@ -413,6 +417,14 @@ impl Dispatch<wl_surface::WlSurface, Option<Shell>> for State {
         match event {
             wl_surface::Event::Enter { .. } => shell.lock().unwrap().on_outputs += 1,
             wl_surface::Event::Leave { .. } => shell.lock().unwrap().on_outputs -= 1,
+            wl_surface::Event::PreferredBufferScale { factor } => {
+                shell.lock().unwrap().scale = Some(factor);
+            }
+            wl_surface::Event::PreferredBufferTransform {
+                transform: WEnum::Value(transform),
+            } => {
+                shell.lock().unwrap().transform = Some(transform);
+            }
             _ => {}
         }
     }

@@ -44,6 +44,7 @@ fn runtime_dir() -> &'static Path {
     DIR.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         std::env::set_var("XDG_RUNTIME_DIR", dir.path());
+        std::env::set_var("XDG_CONFIG_HOME", dir.path());
         dir
     })
     .path()
@@ -346,6 +347,16 @@ fn only_who_has_the_right_sees_the_lock_and_who_loses_it_keeps_the_lock_that_it_
     assert_eq!(ask(&mut client).record(), LOCKED);
 
     let session = Session::start("[access]\ndefault = 'deny'\n");
+    assert!(session.client().version_of(MANAGER).is_none());
+}
+
+#[test]
+fn without_a_configuration_file_sighup_leaves_the_rules_as_they_are() {
+    let session = Session::start("[access]\ndefault = 'deny'\n");
+    session.with(|state| {
+        assert!(Config::find(None).unwrap().1.is_none(), "there is a file");
+        state.reload_access();
+    });
     assert!(session.client().version_of(MANAGER).is_none());
 }
 

@@ -57,6 +57,25 @@ fn the_exit_code_is_the_applications_or_128_and_its_signal() {
 }
 
 #[test]
+fn an_application_inherits_no_descriptor_of_devices_clients_or_sockets() {
+    machine::boot(Machine::default(), |guest| {
+        // Until the screen is up, and with it all that Vitrine has open.
+        let script = "sleep 2; exec ls -l /proc/self/fd";
+        let (code, log) = run(guest, "descriptors", &["sh", "-c", script]);
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("mode set"), "{log}");
+        let lines = log.lines().filter_map(|line| line.split_once(" -> "));
+        let open: Vec<_> = lines
+            .map(|(what, to)| (what.rsplit(' ').next(), to))
+            .collect();
+        // Those that it shares with us, and the folder that it reads.
+        let numbers: Vec<_> = open.iter().filter_map(|(number, _)| *number).collect();
+        assert_eq!(numbers, ["0", "1", "2", "3"], "{open:?}");
+        assert!(open.iter().any(|(_, to)| to.ends_with("/fd")), "{open:?}");
+    });
+}
+
+#[test]
 fn an_application_that_is_not_there_is_127_and_one_that_cannot_run_is_126() {
     machine::boot(Machine::default(), |guest| {
         let (code, log) = run(guest, "absent", &["no-such-program"]);

@@ -1,5 +1,9 @@
 //! The pointer on the cursor plane: a part of the picture that no renderer drew.
 
+use std::sync::{Arc, Mutex};
+
+use wayland_client::protocol::wl_seat::WlSeat;
+
 use crate::{
     clients::{
         copy_capture::{picture_of, CopySession},
@@ -9,7 +13,9 @@ use crate::{
     },
     machine::{self, vkms_crc, Guest, Machine, SECOND},
     mouse::Mouse,
+    screen,
     stage::{Setup, Stage},
+    window::{self, Window},
 };
 
 /// Corners, edges where the picture hangs over, and places in between.
@@ -186,6 +192,57 @@ fn the_cursor_of_an_application_is_in_every_captured_picture_and_wherever_it_goe
             );
             eyes.must_see(guest, &expected, &format!("the cursor at {x}, {y}"));
         }
+        stage.finish("Virtual-1");
+    });
+}
+
+/// A cursor plane shows pixels as they are; the pictures of applications may be made for another scale.
+#[test]
+fn a_cursor_for_another_scale_is_as_large_as_it_says_and_points_to_where_the_pointer_is() {
+    machine::boot(Machine::default(), |guest| {
+        let config = "[[output]]\nconnector = \"*\"\nmode = \"640x480\"\nscale = 2.0\n";
+        let mut mouse = Mouse::new();
+        let flat = "[input.pointer]\naccel_profile = \"flat\"\naccel_speed = 0";
+        let stage = Setup::default().config(config).with(flat).start(guest);
+        let mut client = stage.client();
+        machine::wait_until("the seat's pointer", SECOND * 20, || {
+            mouse.by(1, 1);
+            has_pointer(&mut client)
+        });
+        let (back, front) = (0x20_4060, 0xff_8000);
+        let window = Window::showing(&mut client, &Picture::filled(320, 240, back));
+        let serial = Arc::<Mutex<u32>>::default();
+        let seat: WlSeat = client.bind(5, ()).unwrap();
+        let pointer = seat.get_pointer(&client.qh, Arc::clone(&serial));
+        mouse.by(1, 1);
+        let entered = client.wait_for("wl_pointer.enter", SECOND * 20, |_| {
+            Some(*serial.lock().unwrap()).filter(|serial| *serial > 0)
+        });
+        let mut cursor = window::surface(&client);
+        cursor.attach(&mut client, &Picture::filled(16, 16, front));
+        cursor.proxy.commit();
+        pointer.set_cursor(entered.unwrap(), Some(&cursor.proxy), 4, 4);
+        client.roundtrip().unwrap();
+        // In places of the output's logical 320x240.
+        mouse.to(100, 50);
+        // What is enlarged has softer edges, the window at the screen's too.
+        let covered = |picture: &Picture| {
+            let lines = (0i32..).zip(picture.pixels.chunks(picture.width as usize));
+            let mut found = Vec::new();
+            for (y, line) in lines.filter(|(y, _)| (4..476).contains(y)) {
+                let inside = (0i32..).zip(line).filter(|(x, _)| (4..636).contains(x));
+                let on = inside.filter(|(_, pixel)| *pixel & 0xff_ffff != back);
+                found.extend(on.map(|(x, _)| (x, y)));
+            }
+            let (xs, ys) = (found.iter().map(|at| at.0), found.iter().map(|at| at.1));
+            let corner = (xs.clone().min(), ys.clone().min());
+            (corner, (xs.max(), ys.max()), found.len())
+        };
+        let wanted = ((Some(192), Some(92)), (Some(223), Some(123)), 32 * 32);
+        screen::wait_for(guest, &mut client, "a cursor of 32x32 pixels", |picture| {
+            covered(picture) == wanted
+        });
+        drop(window);
         stage.finish("Virtual-1");
     });
 }

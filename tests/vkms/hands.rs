@@ -1,6 +1,9 @@
 //! A client's seat, and all that it is told, as words.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use wayland_client::{
@@ -8,10 +11,7 @@ use wayland_client::{
     Connection, Dispatch, Proxy, QueueHandle, WEnum,
 };
 
-use crate::{
-    clients::{Client, State},
-    machine::SECOND,
-};
+use crate::clients::{Client, State};
 
 /// Everything that a seat told its client, as words.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ impl Hands {
     /// Waits for a word and forgets all up to it.
     #[track_caller]
     pub fn wait(&self, client: &mut Client, word: &str) {
-        let found = client.wait_for(word, SECOND * 15, |_| {
+        let found = client.wait_for(word, Duration::from_secs(15), |_| {
             let mut heard = self.record.lock().unwrap();
             let at = heard.words.iter().position(|heard| heard == word)?;
             heard.words.drain(..=at);
@@ -281,7 +281,24 @@ impl Dispatch<wl_touch::WlTouch, Record> for State {
             E::Motion { id, x, y, .. } => say(record, format!("touch {id} to {}", round(x, y))),
             E::Up { id, .. } => say(record, format!("up {id}")),
             E::Frame => say(record, "touch frame".into()),
+            E::Cancel => say(record, "touch cancel".into()),
             _ => {}
+        }
+    }
+}
+
+/// Where the serial of the last enter is all that matters.
+impl Dispatch<wl_pointer::WlPointer, Arc<Mutex<u32>>> for State {
+    fn event(
+        _: &mut Self,
+        _: &wl_pointer::WlPointer,
+        event: wl_pointer::Event,
+        entered: &Arc<Mutex<u32>>,
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        if let wl_pointer::Event::Enter { serial, .. } = event {
+            *entered.lock().unwrap() = serial;
         }
     }
 }

@@ -183,6 +183,15 @@ fn subsurfaces_move_and_stack(renderer: &str) {
         screen::wait_for(guest, &mut client, "no subsurface", |picture| {
             picture.difference(&back).is_none()
         });
+        // So it is without itself, though nobody commits anything.
+        first.surface.attach(&mut client, &green);
+        first.surface.commit_shown(&mut client);
+        screen::picture(&mut client).assert_same(&expected, "once more");
+        first.role.destroy();
+        first.surface.proxy.destroy();
+        screen::wait_for(guest, &mut client, "a destroyed subsurface", |picture| {
+            picture.difference(&back).is_none()
+        });
         finish(stage);
     });
 }

@@ -37,7 +37,7 @@ pub struct Surface {
 
 /// A surface without a role.
 pub fn surface(client: &Client) -> Surface {
-    let compositor: wl_compositor::WlCompositor = client.bind(5, ()).unwrap();
+    let compositor: wl_compositor::WlCompositor = client.bind(6, ()).unwrap();
     let shell = Shell::default();
     let proxy = compositor.create_surface(&client.qh, Some(Arc::clone(&shell)));
     let presentation = Presentation::new(client).unwrap();
