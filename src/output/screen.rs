@@ -30,13 +30,13 @@ use super::{
 use crate::{
     capture::{self, PerView},
     config::ProducerChoice,
-    geometry::Rect,
     kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate, Refuse},
     render::{Mark, SceneDamage, SlotDamage},
     time::Time,
 };
 
 pub use super::bring_up::{ScreenError, ScreenSetup};
+pub(super) use super::picture::{Changes, Cover, Picture};
 
 /// The format of captured frames: every writeback connector that can be shared with a screen has it.
 pub(super) const CAPTURE_FORMAT: drm_fourcc::DrmFourcc = drm_fourcc::DrmFourcc::Xrgb8888;
@@ -129,45 +129,6 @@ pub struct Screen {
     pub(super) missed: u64,
     /// Commits put off because somebody else's was under way on the CRTC.
     pub(super) yielded: u64,
-}
-
-/// How far the curtain of a locked session has come on a screen.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Cover {
-    /// The newest picture has nothing but the curtain.
-    pub drawn: bool,
-    /// The same of the last commit.
-    pub committed: bool,
-    /// It is on the screen.
-    pub shown: bool,
-}
-
-/// What a picture changes, in mode pixels.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Changes {
-    /// Of the primary scanout buffer.
-    pub scene: Vec<Rect>,
-    /// Of the scene without a pointer that is drawn into it.
-    pub bare: Vec<Rect>,
-    /// By the cursor plane.
-    pub cursor: Vec<Rect>,
-}
-
-impl Changes {
-    /// Everything that changes on the screen.
-    pub fn on_screen(&self) -> Vec<Rect> {
-        self.scene.iter().chain(&self.cursor).copied().collect()
-    }
-}
-
-/// A frame that is ready to be committed.
-pub(super) struct Picture {
-    pub index: usize,
-    pub changes: Changes,
-    /// Nothing of it is new: the commit is for somebody who captures.
-    pub still: bool,
-    pub fence: Option<std::os::fd::OwnedFd>,
-    pub cursor: Option<Shown>,
 }
 
 impl Screen {
