@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use drm::control::{crtc, plane, AtomicCommitFlags, Mode};
+use drm::control::{connector, crtc, plane, AtomicCommitFlags, Mode};
 use drm_fourcc::DrmFourcc;
 use smithay::backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd};
 use tracing::{debug, error, info, warn};
@@ -22,7 +22,7 @@ use super::{
     request::AtomicRequest,
     ring_buffer::{Access, RingBuffer},
     saved::SavedState,
-    topology::{Head, Planes, Sink},
+    topology::{Head, Held, Planes, Sink},
     writeback::{Action, ArmKind, JobId, Pacing, Refuse, Verdict, Writeback, WritebackConfig},
     Error,
 };
@@ -152,6 +152,20 @@ impl Pipeline {
     /// The connector's name, like `HDMI-A-1`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it has of the device as the screen of this connector.
+    pub fn held(&self, connector: connector::Handle) -> Held {
+        let beside = self
+            .writeback_connector
+            .as_ref()
+            .filter(|_| self.head.is_some());
+        Held {
+            connector,
+            crtc: self.crtc.id,
+            planes: self.planes.clone(),
+            writeback: beside.map(|writeback| writeback.id),
+        }
     }
 
     /// The planes that it may use.

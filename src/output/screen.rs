@@ -137,6 +137,11 @@ impl Screen {
         self.pair
     }
 
+    /// What it has of the device, for as long as it is there.
+    pub fn held(&self) -> kms::topology::Held {
+        self.pipeline.held(self.pair.0)
+    }
+
     /// Windows changed in any way.
     pub fn scene_changed(&mut self) {
         self.scene_dirty = true;
