@@ -91,7 +91,7 @@ impl Pipeline {
         self.mode = Some(mode);
         self.on_screen = frame.framebuffers();
         self.pending.clear();
-        self.last = Some(frame.clone());
+        self.show(frame);
         let (w, h) = mode.size();
         info!(
             target: "vitrine::kms", output = %self.name, w, h, ?refresh,
@@ -144,7 +144,7 @@ impl Pipeline {
             request.route(writeback, attach.then_some(self.crtc.id));
         }
         for props in self.plane_props.values() {
-            request.reset_plane(props);
+            request.reset_plane(props).hide(props);
         }
         let blobs = self.fill(&mut request, frame)?;
         Ok((request, blobs))

@@ -69,6 +69,8 @@ pub struct Pipeline {
     pub(crate) writeback: Writeback,
     pub(crate) mode: Option<Mode>,
     pub(crate) last: Option<FrameState>,
+    /// Planes that are on.
+    pub(crate) shown: Vec<plane::Handle>,
     pub(crate) saved: Option<SavedState>,
     pub(crate) on_screen: Vec<Arc<Framebuffer>>,
     pub(crate) pending: Vec<Arc<Framebuffer>>,
@@ -136,6 +138,7 @@ impl Pipeline {
             writeback: Writeback::new(WritebackConfig::for_refresh(refresh)),
             mode: None,
             last: None,
+            shown: Vec::new(),
             saved: SavedState::read(fd, &snapshot, crtc, foreign)?,
             on_screen: Vec::new(),
             pending: Vec::new(),
@@ -305,7 +308,7 @@ impl Pipeline {
         let fence = self.device.commit(&request, flags)?;
         self.state.committed(now);
         self.pending = frame.framebuffers();
-        self.last = Some(frame.clone());
+        self.show(frame);
         match job {
             None => {
                 self.writeback.committed_without_job();
