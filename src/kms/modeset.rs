@@ -13,7 +13,7 @@ use super::{
     pipeline_io::Pipeline,
     props::{ConnectorProps, CrtcProps, PlaneProps},
     request::AtomicRequest,
-    saved::Blob,
+    saved::{Blob, SavedState},
     snapshot::Snapshot,
     writeback::WritebackConfig,
     Error,
@@ -303,11 +303,8 @@ impl Pipeline {
     /// Shows again what the CRTC showed before us; where that is gone, switches it off.
     fn restore(&mut self) -> Result<(), Error> {
         let fd = self.device.fd().clone();
-        if let Some(saved) = self
-            .saved
-            .take()
-            .filter(|saved| saved.framebuffers_exist(&fd))
-        {
+        let saved = self.saved.take();
+        if let Some(saved) = saved.filter(SavedState::shows_something) {
             let mut request = AtomicRequest::new(self.crtc.id);
             for props in self.plane_props.values() {
                 request.hide(props);
@@ -320,7 +317,7 @@ impl Pipeline {
                     request.route(connector, None);
                 }
             }
-            let _blob = saved.apply(&fd, &mut request)?;
+            let _blobs = saved.apply(&fd, &mut request)?;
             match self
                 .device
                 .commit(&request, AtomicCommitFlags::ALLOW_MODESET)
