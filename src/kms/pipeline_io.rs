@@ -459,7 +459,8 @@ impl Pipeline {
         let actions = self.writeback.tick(now);
         for action in &actions {
             self.log(action);
-            if let Action::Forget(job) = action {
+            // A verdict that comes from a deadline is the end of its job, too.
+            if let Action::Forget(job) | Action::Verdict(Verdict::Discard(job, _)) = action {
                 self.jobs.remove(job);
             }
         }

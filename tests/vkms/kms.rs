@@ -417,6 +417,30 @@ fn giving_a_screen_back_again_and_again_leaves_no_handle_of_what_it_showed() {
 }
 
 #[test]
+fn a_job_whose_flip_event_is_lost_is_let_go_of() {
+    machine::boot(Machine::default().services(false), |guest| {
+        let bench = Bench::open(guest, "");
+        let mut screen = bench.screen(0);
+        let slot = Arc::clone(&screen.slots[0]);
+        let held = || Arc::strong_count(slot.framebuffer());
+        let before = held();
+        let frame = screen.picture.frame();
+        let (job, _) = bench.commit(&mut screen, &frame).flatten().unwrap();
+        assert!(held() > before);
+        machine::wait_until("the end of the job", SECOND * 20, || {
+            // The fence is looked at; the event is not handed on.
+            bench.device.events().unwrap();
+            screen.pipeline.fence_ready(job, Time::now());
+            let actions = screen.pipeline.tick(Time::now());
+            let mut discarded = actions.iter().filter_map(Action::discarded);
+            discarded.any(|(discarded, _)| discarded == job)
+        });
+        assert_eq!(screen.pipeline.writeback().stats().lost, 0);
+        assert_eq!(held(), before);
+    });
+}
+
+#[test]
 fn without_the_clone_the_screen_still_works() {
     machine::boot(Machine::default().services(false), |guest| {
         let bench = Bench::open(guest, "modeset-writeback=EINVAL,commit:2=EINVAL");
