@@ -148,6 +148,7 @@ impl Screen {
             cursor_surface: None,
             drawn_cursor: false,
             uncommitted: None,
+            untold: None,
             feedback: None,
             callbacks: super::feedback::DrawnCallbacks::default(),
             callbacks_due: None,

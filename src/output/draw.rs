@@ -4,10 +4,7 @@
 
 use std::sync::Arc;
 
-use smithay::{
-    backend::renderer::{element::RenderElementStates, sync::SyncPoint},
-    utils::Transform,
-};
+use smithay::{backend::renderer::sync::SyncPoint, utils::Transform};
 
 use super::{
     feedback,
@@ -46,11 +43,9 @@ impl Screen {
             fence = in_fence(&drawn.sync);
             changes.scene.extend(drawn.damage);
             changes.bare.extend(drawn.bare_damage);
-            let visible = feedback::take(context.shell, &self.output, &drawn.states);
-            self.feedback = Some(visible);
+            self.untold = Some(drawn.states);
         } else if owed {
-            let unchanged = RenderElementStates::default();
-            self.feedback = Some(feedback::take(context.shell, &self.output, &unchanged));
+            self.untold.get_or_insert_default();
         }
         changes.cursor.extend(moved);
         let cursor = self.cursor_surface.as_ref();

@@ -7,7 +7,9 @@
 use std::{sync::Arc, time::Duration};
 
 use smithay::{
-    backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd},
+    backend::{
+        allocator::gbm::GbmDevice, drm::DrmDeviceFd, renderer::element::RenderElementStates,
+    },
     desktop::utils::OutputPresentationFeedback,
     output::Output,
     reexports::wayland_server::protocol::wl_surface::WlSurface,
@@ -108,6 +110,8 @@ pub struct Screen {
     pub(super) drawn_cursor: bool,
     /// A drawn picture waits for a commit that works, with what it changes.
     pub(super) uncommitted: Option<Changes>,
+    /// What is visible of the surfaces in the newest picture, until a commit of it was taken.
+    pub(super) untold: Option<RenderElementStates>,
     pub(super) feedback: Option<OutputPresentationFeedback>,
     pub(super) callbacks: feedback::DrawnCallbacks,
     /// Clients that wait for a frame callback get it then, although nothing was committed.
@@ -340,6 +344,11 @@ impl Screen {
         }
         self.chain.committed(picture.index, carried.is_some());
         self.cover.committed = self.cover.drawn;
+        // Not before: what is asked with the content of a picture that was refused waits for the one that is taken.
+        if let Some(states) = self.untold.take() {
+            let visible = feedback::take(context.shell, &self.output, &states);
+            self.feedback = Some(visible);
+        }
         let mut jobs: Vec<_> = armed.rendered.iter().map(|job| job.job).collect();
         jobs.extend(carried.map(|job| capture::JobId(job.0)));
         let (with_cursor, without_cursor) = (picture.changes.on_screen(), &picture.changes.bare);
