@@ -110,6 +110,7 @@ impl Pipeline {
             let update = if plane == self.planes.primary {
                 Some(&frame.primary)
             } else if Some(plane) == self.planes.cursor {
+                request.shows_cursor = frame.cursor.is_some();
                 frame.cursor.as_ref()
             } else {
                 frame

@@ -81,6 +81,13 @@ pub struct Screen {
     pub(super) left_behind: Vec<kms::JobId>,
     /// Why no job is possible on this screen, once that was found out.
     pub(super) no_writeback: Option<String>,
+    /// Jobs were refused; then one is tried again.
+    pub(super) writeback_again: Option<Time>,
+    /// Why there is no ring, where there should be one; then it is tried again.
+    pub(super) no_ring: Option<String>,
+    pub(super) ring_again: Option<Time>,
+    /// Times that a ring was to be made; for planned faults.
+    pub(super) rings: u64,
     /// Who is to make captured frames, as far as the operator says.
     pub(super) policy: ProducerChoice,
     /// Pixels are drawn by the CPU.
@@ -95,6 +102,8 @@ pub struct Screen {
     pub(super) rendered_bytes: u64,
     /// Slots that the renderer was told to draw into.
     pub(super) slots_drawn: u64,
+    /// Times that the scene was to be drawn; for planned faults.
+    pub(super) scenes: u64,
     /// It was said that a slot could not be filled.
     pub(super) render_failed: bool,
     /// Windows may have changed since the last draw.
@@ -124,6 +133,10 @@ pub struct Screen {
     /// No slot was free for a still screen's frame; until then it is not tried again.
     pub(super) starved_until: Option<Time>,
     pub(super) failures: u32,
+    /// No commit was taken since the modeset.
+    pub(super) only_modeset: bool,
+    /// The scene cannot be drawn, which was said.
+    pub(super) draw_failed: bool,
     /// Commits with a job that the driver refused although the same without one was accepted.
     pub(super) job_refusals: u32,
     pub(super) next_job: u64,
@@ -180,6 +193,7 @@ impl Screen {
         self.tick(context, &mut step);
         self.take_back_lent(context.capture, context.now);
         self.place_mark(context);
+        self.retry_ring(context, &mut step);
         self.send_due_callbacks(context);
         if self.pipeline.state() == kms::pipeline::State::Off {
             self.bring_up(context, &mut step);
@@ -300,7 +314,7 @@ impl Screen {
             .get_or_insert(now.max(self.last_flip + self.refresh));
     }
 
-    fn frame_state(&self, picture: &Picture) -> FrameState {
+    pub(super) fn frame_state(&self, picture: &Picture) -> FrameState {
         let mut primary = self.primary(picture.index);
         primary.in_fence = picture
             .fence
@@ -335,6 +349,7 @@ impl Screen {
         step: &mut Step,
     ) {
         self.failures = 0;
+        self.only_modeset = false;
         let carried = armed.carried.filter(|_| committed.refused.is_none());
         if let (Some(job), None) = (armed.carried, carried) {
             context.capture.unarm(capture::JobId(job.0));
@@ -390,7 +405,7 @@ impl Screen {
                     // Only now it is the job that is to blame, or the memory that it was to write.
                     match armed.passed_through.take() {
                         Some(passed) => self.passthrough_refused(&passed, context.capture),
-                        None => self.job_refused(error),
+                        None => self.job_refused(error, context.now),
                     }
                     armed.carried = None;
                     return self.committed(context, picture, armed, committed, step);
@@ -403,7 +418,13 @@ impl Screen {
         for rendered in &armed.rendered {
             context.capture.unarm(rendered.job);
         }
+        let blames_cursor = self.blames_cursor(&picture, error);
+        let has_cursor = picture.cursor.is_some();
         self.uncommitted = Some(picture.changes);
+        if blames_cursor {
+            self.give_up_cursor_plane(error);
+            return step.wake_at(Some(context.now));
+        }
         if matches!(error, CommitError::Busy) && self.pipeline.is_shared() {
             return self.yield_to_foreign_commit(context.now, step);
         }
@@ -424,7 +445,11 @@ impl Screen {
         self.retry_at = Some(context.now + self.refresh * refreshes);
         step.wake_at(self.retry_at);
         if self.failures >= FAILURES_BEFORE_RESET && error.is_about_configuration() {
-            self.reset();
+            match self.only_modeset && has_cursor {
+                // The mode alone was taken, so another modeset would end here again.
+                true => self.give_up_cursor_plane(error),
+                false => self.reset(),
+            }
         }
     }
 
