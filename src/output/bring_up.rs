@@ -20,7 +20,7 @@ use super::{
 use crate::{
     capture::{OutputCapture, PerView},
     config::ProducerChoice,
-    kms::{self, modeset::refresh_of, topology::Sink, FrameState},
+    kms::{self, modeset::refresh_of, topology::Sink, CommitError, FrameState},
     render::{Mark, SceneDamage, SlotDamage},
     time::Time,
 };
@@ -195,7 +195,15 @@ impl Screen {
         match self.pipeline.modeset(self.mode, &frame, context.now) {
             Ok(report) => self.brought_up(index, report, context),
             Err(error) => {
-                tracing::error!(target: "vitrine::output", output = %self.output.name(), mode = %super::describe::mode_name(&self.mode), %error, "the mode cannot be set; trying again in a second");
+                match error {
+                    // The seat is being taken away, which we have not been told yet.
+                    kms::Error::Commit(CommitError::NotMaster) => {
+                        tracing::debug!(target: "vitrine::output", output = %self.output.name(), "no mode can be set without the seat");
+                    }
+                    error => {
+                        tracing::error!(target: "vitrine::output", output = %self.output.name(), mode = %super::describe::mode_name(&self.mode), %error, "the mode cannot be set; trying again in a second");
+                    }
+                }
                 self.retry_at = Some(context.now + MODESET_RETRY);
                 step.wake_at(self.retry_at);
             }

@@ -152,3 +152,18 @@ fn a_ring_that_there_is_no_memory_for_is_made_when_there_is() {
         assert_clean(&guest.dmesg());
     });
 }
+
+#[test]
+fn a_mode_that_cannot_be_set_because_the_seat_is_leaving_is_no_error() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().faults("modeset:1..2=EACCES").start(guest);
+        let log = stage.vitrine.log();
+        assert_eq!(
+            log.matches("no mode can be set without the seat").count(),
+            2
+        );
+        assert!(!log.contains(" ERROR "), "an error");
+        stage.finish("Virtual-1");
+        assert_clean(&guest.dmesg());
+    });
+}
