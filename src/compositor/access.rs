@@ -218,7 +218,7 @@ impl Vitrine {
         };
         for screen in &mut backend.screens {
             if let Some(capture) = self.captures.get_mut(&screen.output) {
-                screen.renew_ring(capture, now);
+                screen.renew_ring(capture, self.gpu_copies.faults(), now);
             }
         }
     }

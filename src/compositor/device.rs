@@ -217,8 +217,8 @@ impl Vitrine {
                 return;
             }
         };
-        let keep = backend.screens.iter().map(Screen::pair).collect();
-        let (preferences, foreign) = self.wishes(&snapshot, keep);
+        let held = backend.screens.iter().map(Screen::held).collect();
+        let (preferences, foreign) = self.wishes(&snapshot, held);
         let assignment = kms::assign(&snapshot, &preferences);
         for left_out in &assignment.unassigned {
             tracing::warn!(target: "vitrine::kms", connector = %left_out.name, reason = %left_out.reason, "screen stays dark");

@@ -1,13 +1,13 @@
 //! From the operator's rules for outputs to what `kms` and `capture` are told: which connectors become screens, whose the
 //! planes are, how jobs are paced, what counts as motion.
 
-use drm::control::{connector, crtc, plane};
+use drm::control::{connector, plane};
 
 use super::Vitrine;
 use crate::{
     capture::Motion,
     config::{CaptureSection, MotionRule, OutputRule, PacingRule, PlaneName, SinkRule},
-    kms::{self, drivers, foreign, PacingMode},
+    kms::{self, drivers, foreign, topology::Held, PacingMode},
 };
 
 impl Vitrine {
@@ -15,7 +15,7 @@ impl Vitrine {
     pub(super) fn wishes(
         &self,
         snapshot: &kms::Snapshot,
-        keep: Vec<(connector::Handle, crtc::Handle)>,
+        held: Vec<Held>,
     ) -> (kms::Preferences, Vec<foreign::OfOutput>) {
         let rule = |connector: &kms::snapshot::Connector| self.config.output(&connector.name);
         let disabled = snapshot
@@ -30,7 +30,11 @@ impl Vitrine {
             .map(|writeback| writeback.id)
             .collect();
         let mut preferences = kms::Preferences {
-            keep,
+            keep: held
+                .iter()
+                .map(|held| (held.connector, held.crtc))
+                .collect(),
+            held,
             disabled,
             capture_only,
             ..Default::default()

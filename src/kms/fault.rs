@@ -11,8 +11,13 @@
 //! - `copy:N=refused|never|error|lateMS`: the N-th copy that the GPU is to make fails at once, or its fence does as above.
 //! - `window:N=never|error|lateMS`: the same for the N-th picture of a window that the GPU draws.
 //! - `draw:N=never|error|lateMS`: the same for the N-th captured picture of a screen that the GPU draws.
+//! - `job:N=ERRNO`: the N-th frame commit that carries a writeback job fails. (It counts as a commit, too.)
+//! - `scene:N=refused`: the N-th picture of a screen cannot be drawn.
+//! - `ring:N=refused`: there is no memory for the N-th capture ring of a screen.
 //! - `modeset-writeback=ERRNO`: every request that attaches a writeback connector fails, as on kernels whose clone check
 //!   refuses it.
+//! - `cursor=ERRNO`: every request that shows something on a cursor plane fails, TEST_ONLY ones as well;
+//!   `cursor-commit=ERRNO`: only real ones, as with a driver whose TEST_ONLY promises too much.
 //!
 //! ERRNO is one of EBUSY, EINVAL, ENOMEM, EACCES, ENODEV, ENOSPC.
 
@@ -46,8 +51,8 @@ pub struct FaultPlanError {
 
 const VALID: &str = "commit:N=ERRNO, commit:A..B=ERRNO, test:N=ERRNO, modeset:N=ERRNO, \
                      fence:N=never|error|lateMS, copy:N=refused|never|error|lateMS, \
-                     window:N=never|error|lateMS, draw:N=never|error|lateMS, modeset-writeback=ERRNO, separated by commas, with ERRNO one of \
-                     EBUSY, EINVAL, ENOMEM, EACCES, ENODEV, ENOSPC";
+                     window:N=never|error|lateMS, draw:N=never|error|lateMS, job:N=ERRNO, scene:N=refused, ring:N=refused, modeset-writeback=ERRNO, \
+                     cursor=ERRNO, cursor-commit=ERRNO, separated by commas, with ERRNO one of EBUSY, EINVAL, ENOMEM, EACCES, ENODEV, ENOSPC";
 
 type Rules<T> = Vec<(RangeInclusive<u64>, T)>;
 
@@ -70,7 +75,12 @@ pub struct FaultPlan {
     copies: Rules<CopyFault>,
     windows: Rules<FenceFault>,
     drawings: Rules<FenceFault>,
+    jobs: Rules<Errno>,
+    scenes: Rules<()>,
+    rings: Rules<()>,
     modeset_writeback: Option<Errno>,
+    cursor: Option<Errno>,
+    cursor_commit: Option<Errno>,
 }
 
 impl FaultPlan {
@@ -98,6 +108,16 @@ impl FaultPlan {
     /// What is planned for the n-th captured picture of a screen, counted from 1.
     pub fn drawing(&self, n: u64) -> Option<FenceFault> {
         planned(&self.drawings, n)
+    }
+
+    /// Whether the n-th picture of a screen is not to be drawn, counted from 1.
+    pub fn scene(&self, n: u64) -> bool {
+        planned(&self.scenes, n).is_some()
+    }
+
+    /// Whether there is to be no memory for the n-th ring of a screen, counted from 1.
+    pub fn ring(&self, n: u64) -> bool {
+        planned(&self.rings, n).is_some()
     }
 
     /// Whether nothing is planned.
@@ -128,8 +148,14 @@ impl FromStr for FaultPlan {
 impl FaultPlan {
     fn add(&mut self, word: &str) -> Result<(), &'static str> {
         let (what, effect) = word.split_once('=').ok_or("there is no `=`")?;
-        if what == "modeset-writeback" {
-            self.modeset_writeback = Some(errno(effect)?);
+        let always = match what {
+            "modeset-writeback" => Some(&mut self.modeset_writeback),
+            "cursor" => Some(&mut self.cursor),
+            "cursor-commit" => Some(&mut self.cursor_commit),
+            _ => None,
+        };
+        if let Some(always) = always {
+            *always = Some(errno(effect)?);
             return Ok(());
         }
         let (what, which) = what.split_once(':').ok_or("unknown word before `=`")?;
@@ -139,6 +165,9 @@ impl FaultPlan {
             "test" => self.tests.push((which, errno(effect)?)),
             "modeset" => self.modesets.push((which, errno(effect)?)),
             "fence" => self.fences.push((which, fence_fault(effect)?)),
+            "job" => self.jobs.push((which, errno(effect)?)),
+            "ring" if effect == "refused" => self.rings.push((which, ())),
+            "scene" if effect == "refused" => self.scenes.push((which, ())),
             "draw" => self.drawings.push((which, fence_fault(effect)?)),
             "window" => self.windows.push((which, fence_fault(effect)?)),
             "copy" if effect == "refused" => self.copies.push((which, CopyFault::Refused)),
@@ -208,6 +237,7 @@ pub struct FaultyIo<I> {
     commits: AtomicU64,
     tests: AtomicU64,
     modesets: AtomicU64,
+    jobs: AtomicU64,
     fences: AtomicU64,
 }
 
@@ -221,6 +251,7 @@ impl<I> FaultyIo<I> {
             commits: AtomicU64::new(0),
             tests: AtomicU64::new(0),
             modesets: AtomicU64::new(0),
+            jobs: AtomicU64::new(0),
             fences: AtomicU64::new(0),
         }
     }
@@ -229,14 +260,24 @@ impl<I> FaultyIo<I> {
         if let (true, Some(errno)) = (request.attaches_writeback, self.plan.modeset_writeback) {
             return Some(errno);
         }
-        let (rules, counter) = if flags.contains(AtomicCommitFlags::TEST_ONLY) {
+        let is_test = flags.contains(AtomicCommitFlags::TEST_ONLY);
+        if request.shows_cursor {
+            let real = self.plan.cursor_commit.filter(|_| !is_test);
+            if let Some(errno) = self.plan.cursor.or(real) {
+                return Some(errno);
+            }
+        }
+        let next = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed) + 1;
+        let job = request.out_fence.map(|_| next(&self.jobs));
+        let (rules, counter) = if is_test {
             (&self.plan.tests, &self.tests)
         } else if flags.contains(AtomicCommitFlags::ALLOW_MODESET) {
             (&self.plan.modesets, &self.modesets)
         } else {
             (&self.plan.commits, &self.commits)
         };
-        planned(rules, counter.fetch_add(1, Ordering::Relaxed) + 1)
+        let commit = planned(rules, next(counter));
+        job.and_then(|job| planned(&self.plan.jobs, job)).or(commit)
     }
 }
 
@@ -279,7 +320,8 @@ mod tests {
     #[test]
     fn the_documented_example_is_understood() {
         let plan: FaultPlan = "commit:10=EBUSY,commit:20..30=EINVAL,fence:5=never,fence:7=error,\
-                               fence:9=late250,copy:3=refused,copy:4..5=never,window:1=error,draw:2=never,modeset-writeback=EINVAL"
+                               fence:9=late250,copy:3=refused,copy:4..5=never,window:1=error,draw:2=never,modeset-writeback=EINVAL,\
+                               job:6=ENOMEM,scene:3=refused,ring:2=refused,cursor=EINVAL,cursor-commit=ENOSPC"
             .parse()
             .unwrap();
         assert_eq!(planned(&plan.commits, 10), Some(Errno::BUSY));
@@ -296,6 +338,11 @@ mod tests {
         assert_eq!(plan.window(1), Some(FenceFault::Error));
         assert_eq!(plan.drawing(2), Some(FenceFault::Never));
         assert_eq!(plan.modeset_writeback, Some(Errno::INVAL));
+        assert_eq!(planned(&plan.jobs, 6), Some(Errno::NOMEM));
+        assert!(plan.scene(3) && !plan.scene(4));
+        assert!(plan.ring(2) && !plan.ring(3));
+        assert_eq!(plan.cursor, Some(Errno::INVAL));
+        assert_eq!(plan.cursor_commit, Some(Errno::NOSPC));
     }
 
     #[test]

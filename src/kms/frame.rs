@@ -82,7 +82,21 @@ impl FrameState {
 }
 
 impl Pipeline {
-    /// Fills in all planes. The blobs must live until the commit returned.
+    /// A commit of this frame was taken.
+    pub(crate) fn show(&mut self, frame: &FrameState) {
+        self.shown.clear();
+        self.shown.push(self.planes.primary);
+        if frame.cursor.is_some() {
+            self.shown.extend(self.planes.cursor);
+        }
+        self.shown
+            .extend(frame.overlays.iter().map(|(plane, _)| *plane));
+        self.last = Some(frame.clone());
+    }
+
+    /// Fills in the planes that show something, or did until now. The others are not named: each plane of a commit costs the
+    /// kernel work, and one that is off is not done before the commit that names it is, which may be after its flip event.
+    /// The blobs must live until the commit returned.
     pub(crate) fn fill(
         &self,
         request: &mut AtomicRequest,
@@ -96,6 +110,7 @@ impl Pipeline {
             let update = if plane == self.planes.primary {
                 Some(&frame.primary)
             } else if Some(plane) == self.planes.cursor {
+                request.shows_cursor = frame.cursor.is_some();
                 frame.cursor.as_ref()
             } else {
                 frame
@@ -105,16 +120,17 @@ impl Pipeline {
                     .map(|(_, update)| update)
             };
             match update {
-                Some(update) => blobs.extend(self.show(request, props, update)?),
-                None => {
+                Some(update) => blobs.extend(self.place(request, props, update)?),
+                None if self.shown.contains(&plane) => {
                     request.hide(props);
                 }
+                None => {}
             }
         }
         Ok(blobs)
     }
 
-    fn show(
+    fn place(
         &self,
         request: &mut AtomicRequest,
         props: &PlaneProps,

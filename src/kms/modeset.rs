@@ -13,7 +13,7 @@ use super::{
     pipeline_io::Pipeline,
     props::{ConnectorProps, CrtcProps, PlaneProps},
     request::AtomicRequest,
-    saved::Blob,
+    saved::{Blob, SavedState},
     snapshot::Snapshot,
     writeback::WritebackConfig,
     Error,
@@ -40,7 +40,10 @@ pub fn refresh_of(mode: &Mode) -> Duration {
         pixels /= 2;
     }
     // The clock is in kHz.
-    match (pixels * 1_000_000).checked_div(u64::from(mode.clock())) {
+    match pixels
+        .saturating_mul(1_000_000)
+        .checked_div(u64::from(mode.clock()))
+    {
         Some(nanoseconds) if nanoseconds > 0 => Duration::from_nanos(nanoseconds),
         _ => Duration::from_nanos(16_666_667),
     }
@@ -91,7 +94,7 @@ impl Pipeline {
         self.mode = Some(mode);
         self.on_screen = frame.framebuffers();
         self.pending.clear();
-        self.last = Some(frame.clone());
+        self.show(frame);
         let (w, h) = mode.size();
         info!(
             target: "vitrine::kms", output = %self.name, w, h, ?refresh,
@@ -144,7 +147,7 @@ impl Pipeline {
             request.route(writeback, attach.then_some(self.crtc.id));
         }
         for props in self.plane_props.values() {
-            request.reset_plane(props);
+            request.reset_plane(props).hide(props);
         }
         let blobs = self.fill(&mut request, frame)?;
         Ok((request, blobs))
@@ -300,11 +303,8 @@ impl Pipeline {
     /// Shows again what the CRTC showed before us; where that is gone, switches it off.
     fn restore(&mut self) -> Result<(), Error> {
         let fd = self.device.fd().clone();
-        if let Some(saved) = self
-            .saved
-            .take()
-            .filter(|saved| saved.framebuffers_exist(&fd))
-        {
+        let saved = self.saved.take();
+        if let Some(saved) = saved.filter(SavedState::shows_something) {
             let mut request = AtomicRequest::new(self.crtc.id);
             for props in self.plane_props.values() {
                 request.hide(props);
@@ -317,7 +317,7 @@ impl Pipeline {
                     request.route(connector, None);
                 }
             }
-            let _blob = saved.apply(&fd, &mut request)?;
+            let _blobs = saved.apply(&fd, &mut request)?;
             match self
                 .device
                 .commit(&request, AtomicCommitFlags::ALLOW_MODESET)
@@ -365,6 +365,40 @@ impl Drop for Pipeline {
             Err(error) => {
                 warn!(target: "vitrine::kms", output = %self.name, %error, "the screen could not be given back");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refresh(clock: u32, total: (u16, u16), vscan: u16, flags: u32) -> Duration {
+        let (htotal, vtotal) = total;
+        let mode = drm_ffi::drm_mode_modeinfo {
+            clock,
+            htotal,
+            vtotal,
+            vscan,
+            flags,
+            ..Default::default()
+        };
+        refresh_of(&mode.into())
+    }
+
+    #[test]
+    fn the_time_of_a_refresh_is_that_of_the_mode_and_no_number_in_a_mode_is_too_odd() {
+        let (interlaced, doubled) = (1 << 4, 1 << 5);
+        let full_hd = |flags| refresh(148_500, (2200, 1125), 0, flags);
+        let ns = |n| Duration::from_nanos(n);
+        assert_eq!(full_hd(0), ns(16_666_666));
+        assert_eq!(full_hd(interlaced), ns(8_333_333));
+        assert_eq!(full_hd(doubled), ns(33_333_333));
+        let sixty = ns(16_666_667);
+        assert_eq!(refresh(0, (2200, 1125), 0, 0), sixty);
+        assert_eq!(refresh(148_500, (0, 0), 0, 0), sixty);
+        for clock in [1, u32::MAX] {
+            assert!(refresh(clock, (u16::MAX, u16::MAX), u16::MAX, doubled) > sixty);
         }
     }
 }

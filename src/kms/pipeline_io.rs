@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use drm::control::{crtc, plane, AtomicCommitFlags, Mode};
+use drm::control::{connector, crtc, plane, AtomicCommitFlags, Mode};
 use drm_fourcc::DrmFourcc;
 use smithay::backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd};
 use tracing::{debug, error, info, warn};
@@ -22,7 +22,7 @@ use super::{
     request::AtomicRequest,
     ring_buffer::{Access, RingBuffer},
     saved::SavedState,
-    topology::{Head, Planes, Sink},
+    topology::{Head, Held, Planes, Sink},
     writeback::{Action, ArmKind, JobId, Pacing, Refuse, Verdict, Writeback, WritebackConfig},
     Error,
 };
@@ -69,6 +69,8 @@ pub struct Pipeline {
     pub(crate) writeback: Writeback,
     pub(crate) mode: Option<Mode>,
     pub(crate) last: Option<FrameState>,
+    /// Planes that are on.
+    pub(crate) shown: Vec<plane::Handle>,
     pub(crate) saved: Option<SavedState>,
     pub(crate) on_screen: Vec<Arc<Framebuffer>>,
     pub(crate) pending: Vec<Arc<Framebuffer>>,
@@ -136,6 +138,7 @@ impl Pipeline {
             writeback: Writeback::new(WritebackConfig::for_refresh(refresh)),
             mode: None,
             last: None,
+            shown: Vec::new(),
             saved: SavedState::read(fd, &snapshot, crtc, foreign)?,
             on_screen: Vec::new(),
             pending: Vec::new(),
@@ -152,6 +155,20 @@ impl Pipeline {
     /// The connector's name, like `HDMI-A-1`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it has of the device as the screen of this connector.
+    pub fn held(&self, connector: connector::Handle) -> Held {
+        let beside = self
+            .writeback_connector
+            .as_ref()
+            .filter(|_| self.head.is_some());
+        Held {
+            connector,
+            crtc: self.crtc.id,
+            planes: self.planes.clone(),
+            writeback: beside.map(|writeback| writeback.id),
+        }
     }
 
     /// The planes that it may use.
@@ -291,7 +308,7 @@ impl Pipeline {
         let fence = self.device.commit(&request, flags)?;
         self.state.committed(now);
         self.pending = frame.framebuffers();
-        self.last = Some(frame.clone());
+        self.show(frame);
         match job {
             None => {
                 self.writeback.committed_without_job();
@@ -442,7 +459,8 @@ impl Pipeline {
         let actions = self.writeback.tick(now);
         for action in &actions {
             self.log(action);
-            if let Action::Forget(job) = action {
+            // A verdict that comes from a deadline is the end of its job, too.
+            if let Action::Forget(job) | Action::Verdict(Verdict::Discard(job, _)) = action {
                 self.jobs.remove(job);
             }
         }

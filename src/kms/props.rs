@@ -98,6 +98,21 @@ impl ObjectProperties {
         Some((property.id, value))
     }
 
+    /// What [`super::request::AtomicRequest::reset_plane`] changes, as it is now.
+    pub(crate) fn reset_on_plane(&self) -> impl Iterator<Item = &Property> {
+        self.reset_by(PLANE_RESETS)
+    }
+
+    /// What [`super::request::AtomicRequest::enable`] changes besides the mode, as it is now.
+    pub(crate) fn reset_on_crtc(&self) -> impl Iterator<Item = &Property> {
+        self.reset_by(CRTC_RESETS)
+    }
+
+    fn reset_by(&self, table: &'static [(&str, ResetTo)]) -> impl Iterator<Item = &Property> {
+        let found = table.iter().filter_map(|(name, _)| self.get(name));
+        found.filter(|property| property.mutable)
+    }
+
     fn resets(&self, table: &[(&str, ResetTo)]) -> Vec<(property::Handle, u64)> {
         table
             .iter()

@@ -57,6 +57,8 @@ pub struct AtomicRequest {
     pub(crate) out_fence: Option<(connector::Handle, property::Handle)>,
     /// Whether it routes a CRTC to a writeback connector; the fault plan can refuse that.
     pub(crate) attaches_writeback: bool,
+    /// Whether it shows something on a cursor plane; the fault plan can refuse that, too.
+    pub(crate) shows_cursor: bool,
     pub(crate) crtc: crtc::Handle,
 }
 
@@ -67,6 +69,7 @@ impl AtomicRequest {
             properties: AtomicModeReq::new(),
             out_fence: None,
             attaches_writeback: false,
+            shows_cursor: false,
             crtc,
         }
     }

@@ -2,13 +2,13 @@
 //!
 //! Framebuffers of an earlier process may be gone by then; the caller then switches the CRTC off cleanly instead.
 
-use drm::control::{connector, crtc, framebuffer, plane, property, Device as _};
+use drm::control::{connector, crtc, plane, property, Device as _};
 use smithay::backend::drm::DrmDeviceFd;
 
 use super::{
-    props::ObjectProperties,
+    props::{ObjectProperties, Property},
     request::AtomicRequest,
-    snapshot::{handle, Snapshot},
+    snapshot::Snapshot,
     Error,
 };
 
@@ -52,6 +52,25 @@ impl Drop for Blob {
 
 type Values = Vec<(property::Handle, u64)>;
 
+/// A value of a CRTC that we change.
+enum Value {
+    Plain(u64),
+    /// What is in the blob: the blob itself goes with its maker.
+    Blob(Vec<u8>),
+}
+
+impl Value {
+    fn of(fd: &DrmDeviceFd, property: &Property) -> Result<Self, Error> {
+        match (&property.kind, property.value) {
+            (property::ValueType::Blob, id) if id != 0 => fd
+                .get_property_blob(id)
+                .map(Value::Blob)
+                .map_err(Error::io("reading what the screen's colours were")),
+            (_, value) => Ok(Value::Plain(value)),
+        }
+    }
+}
+
 /// Properties of a plane that say what it shows and where.
 const PLANE_PROPERTIES: [&str; 10] = [
     "FB_ID", "CRTC_ID", "SRC_X", "SRC_Y", "SRC_W", "SRC_H", "CRTC_X", "CRTC_Y", "CRTC_W", "CRTC_H",
@@ -63,6 +82,7 @@ pub struct SavedState {
     active: property::Handle,
     mode_id: property::Handle,
     mode: Vec<u8>,
+    values: Vec<(property::Handle, Value)>,
     connectors: Vec<(connector::Handle, property::Handle)>,
     planes: Vec<(plane::Handle, Values)>,
 }
@@ -93,9 +113,13 @@ impl SavedState {
             active: active.id,
             mode_id: mode_id.id,
             mode,
+            values: Vec::new(),
             connectors: Vec::new(),
             planes: Vec::new(),
         };
+        for property in props.reset_on_crtc() {
+            saved.values.push((property.id, Value::of(fd, property)?));
+        }
         for connector in snapshot.connectors.iter().filter(|c| c.crtc == Some(crtc)) {
             if let Some(property) = ObjectProperties::read(fd, connector.id)?.get("CRTC_ID") {
                 saved.connectors.push((connector.id, property.id));
@@ -107,7 +131,8 @@ impl SavedState {
             .filter(|plane| plane.crtc == Some(crtc) && !foreign.contains(&plane.id))
         {
             let props = ObjectProperties::read(fd, plane.id)?;
-            let values = PLANE_PROPERTIES.iter().filter_map(|name| props.get(name));
+            let place = PLANE_PROPERTIES.iter().filter_map(|name| props.get(name));
+            let values = place.chain(props.reset_on_plane());
             saved
                 .planes
                 .push((plane.id, values.map(|p| (p.id, p.value)).collect()));
@@ -115,13 +140,10 @@ impl SavedState {
         Ok(Some(saved))
     }
 
-    /// Whether every framebuffer that was shown still exists.
-    pub(crate) fn framebuffers_exist(&self, fd: &DrmDeviceFd) -> bool {
-        let shown = self.planes.iter().filter_map(|(_, values)| values.first());
-        let mut shown = shown
-            .filter_map(|&(_, id)| handle::<framebuffer::Handle>(id))
-            .peekable();
-        shown.peek().is_some() && shown.all(|id| fd.get_framebuffer(id).is_ok())
+    /// Whether there was anything to be seen. That it still exists is not asked: the answer would come with a handle of the
+    /// memory, and a commit that names a framebuffer that is gone is refused anyway.
+    pub(crate) fn shows_something(&self) -> bool {
+        !self.planes.is_empty()
     }
 
     /// Whether it routes `connector`.
@@ -129,12 +151,12 @@ impl SavedState {
         self.connectors.iter().any(|(id, _)| *id == connector)
     }
 
-    /// Fills `request`. The blob must live until the commit returned.
+    /// Fills `request`. The blobs must live until the commit returned.
     pub(crate) fn apply(
         &self,
         fd: &DrmDeviceFd,
         request: &mut AtomicRequest,
-    ) -> Result<Blob, Error> {
+    ) -> Result<Vec<Blob>, Error> {
         let blob = Blob::new(fd, &mut self.mode.clone())?;
         request
             .set(self.crtc, self.mode_id, blob.id())
@@ -147,6 +169,19 @@ impl SavedState {
                 request.set(*plane, property, value);
             }
         }
-        Ok(blob)
+        let mut blobs = vec![blob];
+        for (property, value) in &self.values {
+            let value = match value {
+                Value::Plain(value) => *value,
+                Value::Blob(data) => {
+                    let blob = Blob::new(fd, &mut data.clone())?;
+                    let id = blob.id();
+                    blobs.push(blob);
+                    id
+                }
+            };
+            request.set(self.crtc, *property, value);
+        }
+        Ok(blobs)
     }
 }

@@ -239,12 +239,19 @@ fn read_connector(
         writeback,
         connected: info.state() == connector::State::Connected,
         non_desktop: props.value("non-desktop") == Some(1),
-        modes: info.modes().to_vec(),
+        modes: info.modes().iter().copied().filter(is_sound).collect(),
         size_mm: info.size(),
         encoders,
         formats,
         crtc: props.value("CRTC_ID").and_then(handle),
     })
+}
+
+/// Whether a mode is one: it has pixels, and lines that take time. The rest of us divides by these.
+fn is_sound(mode: &Mode) -> bool {
+    let (width, height) = mode.size();
+    let ((_, _, htotal), (_, _, vtotal)) = (mode.hsync(), mode.vsync());
+    ![width, height, htotal, vtotal].contains(&0)
 }
 
 fn read_plane(
@@ -382,6 +389,28 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_sound_mode_has_a_refresh_rate_and_pixels(
+            clock in any::<u32>(), numbers in proptest::array::uniform4(0u16..3), vscan in any::<u16>(),
+        ) {
+            let [hdisplay, vdisplay, htotal, vtotal] = numbers;
+            let mode = drm_ffi::drm_mode_modeinfo {
+                clock,
+                hdisplay,
+                vdisplay,
+                htotal,
+                vtotal,
+                vscan,
+                ..Default::default()
+            };
+            let mode = Mode::from(mode);
+            prop_assert_eq!(is_sound(&mode), !numbers.contains(&0));
+            if is_sound(&mode) {
+                // Smithay divides by the totals.
+                prop_assert!(smithay::output::Mode::from(mode).size.w > 0);
+            }
+        }
+
         #[test]
         fn any_bytes_are_survived(data in proptest::collection::vec(any::<u8>(), 0..200)) {
             read_in_formats(&data);

@@ -1,14 +1,20 @@
 //! Which connector is driven by which CRTC, with which planes and which writeback connector. Pure: a snapshot and
 //! preferences in, an assignment out.
 //!
-//! Rules, strongest first: as many screens as possible; pairs that exist stay; a screen goes where the writeback
-//! connector can run beside it; then the order of the device's lists.
+//! Rules, strongest first: as many screens as possible; pairs that exist stay, with all that they have; a screen goes where
+//! the writeback connector can run beside it; then the order of the device's lists.
+
+mod clones;
+mod held;
 
 use drm::control::{connector, crtc, plane};
 
+use clones::{can_clone, no_clone};
+pub use held::Held;
+
 use super::{
     matching::best_matching,
-    snapshot::{bit, Connector, Mask, Plane, PlaneKind, Snapshot},
+    snapshot::{bit, Connector, Plane, PlaneKind, Snapshot},
 };
 
 /// What the caller wants of an assignment.
@@ -16,6 +22,9 @@ use super::{
 pub struct Preferences {
     /// Pairs that exist and shall stay, normally [`Assignment::pairs`] of the last one.
     pub keep: Vec<(connector::Handle, crtc::Handle)>,
+    /// What the screens of these pairs have besides. A screen that stays has its planes and its writeback connector for good:
+    /// it gets no others, and nobody else gets them.
+    pub held: Vec<Held>,
     /// Planes that belong to somebody else: never assigned, never touched.
     pub foreign_planes: Vec<plane::Handle>,
     /// Connectors that shall stay dark, though a screen is there.
@@ -199,7 +208,12 @@ pub fn assign(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
     if kept.heads.len() < all.heads.len() {
         return all;
     }
-    let dark = |id| !kept.heads.iter().any(|head| head.connector == id);
+    // Those that are no news were left out of nothing.
+    let dark = |id| {
+        let mut reported = kept.unassigned.iter();
+        !kept.sinks().any(|sink| sink.connector() == id)
+            && !reported.any(|screen| screen.connector == id)
+    };
     let left_out = all
         .heads
         .iter()
@@ -245,8 +259,17 @@ fn assign_once(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
 
     // Writeback connectors for those, then planes.
     let writebacks: Vec<&Connector> = work.writebacks_for_screens().collect();
+    let settled: Vec<Option<&Held>> = placed.iter().map(|pair| work.held(pair)).collect();
     let clones = best_matching(placed.len(), writebacks.len(), |l, r| {
         let ((head, crtc), writeback) = (placed.get(l)?, writebacks.get(r)?);
+        let has = |held: &Held| held.writeback == Some(writeback.id);
+        let open = match settled.get(l).copied().flatten() {
+            Some(held) => has(held),
+            None => !settled.iter().flatten().any(|held| has(held)),
+        };
+        if !open {
+            return None;
+        }
         let now_there = i64::from(writeback.crtc == snapshot.crtcs.get(*crtc).map(|c| c.id));
         can_clone(head, writeback, bit(*crtc)).then_some(now_there)
     });
@@ -256,7 +279,7 @@ fn assign_once(snapshot: &Snapshot, preferences: &Preferences) -> Assignment {
         .filter_map(|&r| Some(writebacks.get(r)?.id))
         .collect();
     let masks: Vec<usize> = placed.iter().map(|(_, crtc)| *crtc).collect();
-    let planes = work.planes_for(&masks);
+    let planes = work.planes_for(&placed);
     for (n, (connector, crtc)) in placed.iter().enumerate() {
         let Some(id) = snapshot.crtcs.get(*crtc).map(|crtc| crtc.id) else {
             continue;
@@ -318,24 +341,42 @@ impl<'a> Work<'a> {
             if connector.possible_crtcs() & bit(r) == 0 || taken.contains(&r) {
                 return None;
             }
+            // Of those that are placed now: what is unplugged keeps nothing.
+            let of_others = |id| {
+                let held = self.preferences.held.iter();
+                let mut of_this = held.filter(|held| held.planes.primary == id);
+                of_this.any(|held| {
+                    let mut others = connectors.iter().filter(|c| c.id != connector.id);
+                    others.any(|other| other.id == held.connector)
+                })
+            };
             let primary = |plane: &&Plane| {
                 plane.kind == PlaneKind::Primary
                     && plane.possible_crtcs & bit(r) != 0
                     && !self.used_planes.contains(&plane.id)
+                    && !of_others(plane.id)
             };
             self.snapshot.planes.iter().find(primary)?;
-            let kept = self.preferences.keep.contains(&(connector.id, crtc.id));
+            let preferences = self.preferences;
+            let kept = preferences.keep.contains(&(connector.id, crtc.id));
+            // A screen that exists only for capture stays as well, where a physical one can go elsewhere.
+            let occupied = preferences.keep.iter().any(|(other, of_other)| {
+                *of_other == crtc.id
+                    && *other != connector.id
+                    && preferences.capture_only.contains(other)
+            });
             let routed = connector.crtc == Some(crtc.id);
             let clone = self
                 .writebacks_for_screens()
                 .any(|writeback| can_clone(connector, writeback, bit(r)));
             // All connectors together must not outweigh one rule above: there are at most 32 CRTCs.
-            Some(i64::from(kept) * 10_000 + i64::from(clone) * 100 + i64::from(routed))
+            let stay = i64::from(kept) - i64::from(occupied);
+            Some(stay * 10_000 + i64::from(clone) * 100 + i64::from(routed))
         })
     }
 
-    /// The planes for each of the CRTCs at these positions; none where no primary plane is left.
-    fn planes_for(&mut self, crtcs: &[usize]) -> Vec<Option<Planes>> {
+    /// The planes for each of the CRTCs at these positions, of those that nobody has; none where no primary plane is left.
+    fn new_planes_for(&mut self, crtcs: &[usize]) -> Vec<Option<Planes>> {
         let primaries = self.planes_of_kind(crtcs, PlaneKind::Primary);
         let cursors = self.planes_of_kind(crtcs, PlaneKind::Cursor);
         let mut result: Vec<Option<Planes>> = primaries
@@ -409,8 +450,7 @@ impl<'a> Work<'a> {
                 None => result.unassigned.push(not_placed(connector)),
             }
         }
-        let positions: Vec<usize> = placed.iter().map(|(_, crtc)| *crtc).collect();
-        for ((connector, crtc), planes) in placed.iter().zip(self.planes_for(&positions)) {
+        for ((connector, crtc), planes) in placed.iter().zip(self.planes_for(&placed)) {
             let (Some(planes), Some(crtc)) = (planes, self.snapshot.crtcs.get(*crtc)) else {
                 result.unassigned.push(not_placed(connector));
                 continue;
@@ -448,53 +488,6 @@ fn not_placed(connector: &Connector) -> Unassigned {
         reason: "no CRTC with a primary plane, or no mode, is left for it as a screen of its own; disable another \
                  output, or take away its sink = \"writeback\""
             .to_owned(),
-    }
-}
-
-/// Whether the two can run on the CRTC with bit `crtc` at once: an encoder of each can be fed by it, and each of the two
-/// names the other as a possible clone.
-fn can_clone(head: &Connector, writeback: &Connector, crtc: Mask) -> bool {
-    head.encoders
-        .iter()
-        .filter(|h| h.possible_crtcs & crtc != 0)
-        .any(|h| {
-            writeback
-                .encoders
-                .iter()
-                .filter(|w| w.possible_crtcs & crtc != 0)
-                .any(|w| {
-                    h.possible_clones & bit(w.index) != 0 && w.possible_clones & bit(h.index) != 0
-                })
-        })
-}
-
-fn no_clone(
-    head: &Connector,
-    crtc: usize,
-    writebacks: &[&Connector],
-    used: &[connector::Handle],
-) -> WritebackClass {
-    let reachable: Vec<&&Connector> = writebacks
-        .iter()
-        .filter(|w| w.possible_crtcs() & bit(crtc) != 0)
-        .collect();
-    if writebacks.is_empty() {
-        let reason = "the device has no writeback connector".to_owned();
-        WritebackClass::None { reason }
-    } else if reachable.is_empty() {
-        let reason = "no writeback connector can be routed to this CRTC".to_owned();
-        WritebackClass::WritebackOnly { reason }
-    } else if reachable
-        .iter()
-        .any(|w| can_clone(head, w, bit(crtc)) && used.contains(&w.id))
-    {
-        let reason = "another screen uses the only writeback connector".to_owned();
-        WritebackClass::None { reason }
-    } else {
-        let reason = "the encoders do not name each other as possible clones, so the kernel would refuse display and \
-                      writeback on one CRTC"
-            .to_owned();
-        WritebackClass::WritebackOnly { reason }
     }
 }
 

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kms::snapshot::{Crtc, Encoder};
+use crate::kms::snapshot::{Crtc, Encoder, Mask};
 
 fn id<H: From<drm::control::RawResourceHandle>>(n: usize) -> H {
     drm::control::from_u32(u32::try_from(n).unwrap()).unwrap()
@@ -319,7 +319,122 @@ fn verify_invariants(snapshot: &Snapshot, preferences: &Preferences, result: &As
     );
 }
 
+fn unique<T: PartialEq>(all: &[T]) -> bool {
+    (1..all.len()).all(|n| !all[n..].contains(&all[n - 1]))
+}
+
+/// The screens as the compositor has them: they stay as they were made as long as their pair is assigned.
+#[derive(Default)]
+struct Desk(Vec<Held>);
+
+impl Desk {
+    fn rescan(&mut self, snapshot: &Snapshot, capture_only: &[connector::Handle]) {
+        let preferences = Preferences {
+            keep: self
+                .0
+                .iter()
+                .map(|held| (held.connector, held.crtc))
+                .collect(),
+            held: self.0.clone(),
+            capture_only: capture_only.to_vec(),
+            ..Default::default()
+        };
+        let assignment = assign(snapshot, &preferences);
+        verify_invariants(snapshot, &preferences, &assignment);
+        let pairs = assignment.pairs();
+        self.0
+            .retain(|held| pairs.contains(&(held.connector, held.crtc)));
+        for sink in assignment.sinks() {
+            let (connector, crtc) = (sink.connector(), sink.crtc());
+            if !self
+                .0
+                .iter()
+                .any(|held| (held.connector, held.crtc) == (connector, crtc))
+            {
+                let writeback = match sink {
+                    Sink::Head(head) => head.writeback.connector(),
+                    Sink::CaptureOnly(_) => None,
+                };
+                let planes = sink.planes().clone();
+                self.0.push(Held {
+                    connector,
+                    crtc,
+                    planes,
+                    writeback,
+                });
+            }
+        }
+        let planes: Vec<_> = self.0.iter().flat_map(|held| held.planes.all()).collect();
+        assert!(unique(&planes), "a plane of two screens: {:?}", self.0);
+        let writebacks: Vec<_> = self.0.iter().filter_map(|held| held.writeback).collect();
+        assert!(
+            unique(&writebacks),
+            "a writeback connector of two screens: {:?}",
+            self.0
+        );
+    }
+}
+
+#[test]
+fn a_screen_that_is_gone_or_only_for_capture_keeps_nothing_from_a_new_one() {
+    // Two screens and a writeback connector that is one for itself, and one CRTC for all of them.
+    let mut snapshot = vkms(2);
+    for encoder in snapshot.connectors.iter_mut().flat_map(|c| &mut c.encoders) {
+        encoder.possible_crtcs = 0b1;
+    }
+    snapshot.crtcs.truncate(1);
+    let mut desk = Desk::default();
+    let only = [id(101)];
+    for (first, second, expected) in [
+        (false, false, 101),
+        (true, false, 100),
+        (false, true, 102),
+        (false, false, 101),
+    ] {
+        snapshot.connectors[0].connected = first;
+        snapshot.connectors[2].connected = second;
+        desk.rescan(&snapshot, &only);
+        let on: Vec<_> = desk.0.iter().map(|held| held.connector).collect();
+        assert_eq!(on, [id(expected)]);
+    }
+}
+
+#[test]
+fn a_screen_does_not_take_the_crtc_of_one_that_is_only_for_capture() {
+    // A screen, a writeback connector that is one for itself, and two CRTCs for both of them.
+    let mut snapshot = vkms(2);
+    for encoder in snapshot.connectors.iter_mut().flat_map(|c| &mut c.encoders) {
+        encoder.possible_crtcs = 0b11;
+    }
+    snapshot.connectors.truncate(2);
+    snapshot.connectors[0].connected = false;
+    let mut desk = Desk::default();
+    let only = [id(101)];
+    desk.rescan(&snapshot, &only);
+    let before = desk.0.clone();
+    snapshot.connectors[0].connected = true;
+    desk.rescan(&snapshot, &only);
+    assert_eq!(desk.0.len(), 2);
+    assert_eq!(desk.0[..1], before);
+}
+
 proptest! {
+    #[test]
+    fn what_a_screen_has_is_given_to_no_other_while_it_stays(
+        snapshot in any_snapshot(), plugs in proptest::collection::vec(0usize..7, 1..12), capture_only in any::<bool>(),
+    ) {
+        let mut snapshot = snapshot;
+        let all = snapshot.writebacks().map(|writeback| writeback.id);
+        let capture_only: Vec<_> = all.filter(|_| capture_only).collect();
+        let mut desk = Desk::default();
+        for which in plugs {
+            if let Some(connector) = snapshot.connectors.get_mut(which) {
+                connector.connected = !connector.connected;
+            }
+            desk.rescan(&snapshot, &capture_only);
+        }
+    }
+
     #[test]
     fn any_device_gets_a_valid_assignment(
         snapshot in any_snapshot(), foreign in 0usize..12, capture_only in any::<bool>(),

@@ -10,7 +10,7 @@ use super::{
     cursor_plane::CursorPlane,
     producer::Reporter,
     render_jobs::RenderJobs,
-    ring::CaptureBuffers,
+    ring::{CaptureBuffers, CaptureBuffersError},
     scanout::{self, ScanoutError},
     screen::{Changes, Cover, Screen, CAPTURE_FORMAT},
     slot_contents::SlotContents,
@@ -20,13 +20,16 @@ use super::{
 use crate::{
     capture::{OutputCapture, PerView},
     config::ProducerChoice,
-    kms::{self, modeset::refresh_of, topology::Sink, FrameState},
+    kms::{self, modeset::refresh_of, topology::Sink, CommitError, FrameState},
     render::{Mark, SceneDamage, SlotDamage},
     time::Time,
 };
 
 /// Time between tries of a modeset that fails.
 const MODESET_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Time between tries to get the memory of a ring.
+const RING_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A cursor plane's size where the driver does not tell one: the kernel's own assumption.
 const CURSOR_SIZE: (u32, u32) = (64, 64);
@@ -131,6 +134,10 @@ impl Screen {
             targets: Targets::default(),
             left_behind: Vec::new(),
             no_writeback: None,
+            writeback_again: None,
+            no_ring: None,
+            ring_again: None,
+            rings: 0,
             policy: producer,
             software,
             can_render: false,
@@ -140,6 +147,7 @@ impl Screen {
             slot_damage: PerView::new(|_| SlotDamage::new(&output)),
             rendered_bytes: 0,
             slots_drawn: 0,
+            scenes: 0,
             render_failed: false,
             scene_dirty: true,
             cursor_dirty: true,
@@ -148,6 +156,7 @@ impl Screen {
             cursor_surface: None,
             drawn_cursor: false,
             uncommitted: None,
+            untold: None,
             feedback: None,
             callbacks: super::feedback::DrawnCallbacks::default(),
             callbacks_due: None,
@@ -156,6 +165,8 @@ impl Screen {
             retry_at: None,
             starved_until: None,
             failures: 0,
+            only_modeset: true,
+            draw_failed: false,
             job_refusals: 0,
             next_job: 1,
             paused: false,
@@ -174,7 +185,7 @@ impl Screen {
             return;
         }
         self.retry_at = None;
-        self.ensure_ring(context.capture, context.now);
+        self.ensure_ring(context.capture, context.faults, context.now);
         let Some(index) = self.draw_first(context) else {
             self.retry_at = Some(context.now + MODESET_RETRY);
             step.wake_at(self.retry_at);
@@ -184,7 +195,15 @@ impl Screen {
         match self.pipeline.modeset(self.mode, &frame, context.now) {
             Ok(report) => self.brought_up(index, report, context),
             Err(error) => {
-                tracing::error!(target: "vitrine::output", output = %self.output.name(), mode = %super::describe::mode_name(&self.mode), %error, "the mode cannot be set; trying again in a second");
+                match error {
+                    // The seat is being taken away, which we have not been told yet.
+                    kms::Error::Commit(CommitError::NotMaster) => {
+                        tracing::debug!(target: "vitrine::output", output = %self.output.name(), "no mode can be set without the seat");
+                    }
+                    error => {
+                        tracing::error!(target: "vitrine::output", output = %self.output.name(), mode = %super::describe::mode_name(&self.mode), %error, "the mode cannot be set; trying again in a second");
+                    }
+                }
                 self.retry_at = Some(context.now + MODESET_RETRY);
                 step.wake_at(self.retry_at);
             }
@@ -207,7 +226,11 @@ impl Screen {
         self.failures = 0;
         self.job_refusals = 0;
         self.uncommitted = None;
+        self.only_modeset = true;
         self.no_writeback = report.writeback_attached.err();
+        self.writeback_again = None;
+        // A modeset shows the picture alone.
+        self.shown_cursor = None;
         self.cursor_dirty = true;
         self.slot_contents.forget_all();
         self.targets.clear();
@@ -228,37 +251,59 @@ impl Screen {
         (i32::from(width), i32::from(height)).into()
     }
 
-    fn ensure_ring(&mut self, capture: &mut OutputCapture, now: Time) {
+    /// Makes the ring if there is none. Without memory for it the screen goes on, and it is tried again after a while.
+    fn ensure_ring(&mut self, capture: &mut OutputCapture, faults: &kms::FaultPlan, now: Time) {
         if self.capture_buffers.is_some() {
             return;
         }
         let (width, height) = self.mode.size();
         let size = (u32::from(width), u32::from(height));
-        match CaptureBuffers::allocate(&self.gbm, size, CAPTURE_FORMAT, capture, now) {
+        self.rings += 1;
+        let buffers = match faults.ring(self.rings) {
+            false => CaptureBuffers::allocate(&self.gbm, size, CAPTURE_FORMAT, capture, now),
+            true => Err(CaptureBuffersError::planned()),
+        };
+        match buffers {
             Ok(buffers) => {
                 self.check_render(&buffers);
                 self.capture_buffers = Some(buffers);
+                self.ring_again = None;
+                if self.no_ring.take().is_some() {
+                    tracing::info!(target: "vitrine::output", output = %self.output.name(), "there is memory for captures again");
+                }
             }
             Err(error) => {
-                tracing::error!(target: "vitrine::output", output = %self.output.name(), %error, "no capture on this output");
-                self.no_writeback = Some(error.to_string());
+                let reason = error.to_string();
+                if self.no_ring.replace(reason).is_none() {
+                    tracing::error!(target: "vitrine::output", output = %self.output.name(), %error, "no capture on this output for now; its memory is asked for again every few seconds");
+                }
+                self.ring_again = Some(now + RING_RETRY);
             }
         }
     }
 
+    /// Asks again for the memory of a ring that there was none for.
+    pub(super) fn retry_ring(&mut self, context: &mut StepContext<'_>, step: &mut Step) {
+        let now = context.now;
+        if self.ring_again.take_if(|at| *at <= now).is_some() {
+            self.ensure_ring(context.capture, context.faults, now);
+        }
+        step.wake_at(self.ring_again);
+    }
+
     /// Gives the output another ring of fresh memory. Nothing that is shown from the next job on is written into the old one;
     /// the job in flight still is, and shows what was on the screen before.
-    pub fn renew_ring(&mut self, capture: &mut OutputCapture, now: Time) {
+    pub fn renew_ring(&mut self, capture: &mut OutputCapture, faults: &kms::FaultPlan, now: Time) {
         let span = self.span.clone();
         let _entered = span.enter();
         if self.capture_buffers.take().is_none() {
-            // None was made yet, or there was no memory for one.
+            // None was made yet, or there is no memory for one.
             return;
         }
         capture.clear_buffers(now);
         self.spend_exposed();
         self.slot_contents = SlotContents::default();
-        self.ensure_ring(capture, now);
+        self.ensure_ring(capture, faults, now);
     }
 
     fn draw_first(&mut self, context: &mut StepContext<'_>) -> Option<usize> {
@@ -300,7 +345,10 @@ impl Screen {
         self.paused = false;
         self.retry_at = None;
         match self.pipeline.resume(Time::now()) {
-            Ok(Some(report)) => self.no_writeback = report.writeback_attached.err(),
+            Ok(Some(report)) => {
+                self.no_writeback = report.writeback_attached.err();
+                self.writeback_again = None;
+            }
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the screen does not come back yet");

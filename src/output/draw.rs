@@ -4,10 +4,7 @@
 
 use std::sync::Arc;
 
-use smithay::{
-    backend::renderer::{element::RenderElementStates, sync::SyncPoint},
-    utils::Transform,
-};
+use smithay::{backend::renderer::sync::SyncPoint, utils::Transform};
 
 use super::{
     feedback,
@@ -15,7 +12,12 @@ use super::{
     screen::{Picture, Screen, RETRY_REFRESHES},
     StepContext,
 };
-use crate::{config::Indicator, geometry::Rect, render::Drawn};
+use crate::{
+    config::Indicator,
+    geometry::Rect,
+    kms::CommitError,
+    render::{Drawn, RenderError},
+};
 
 impl Screen {
     /// Draws the scene and places the pointer. `None`: nothing is new and nothing is forced.
@@ -23,7 +25,8 @@ impl Screen {
         let moved = self.place_cursor(context);
         let mut drawn = None;
         let mut owed = false;
-        if self.scene_dirty || self.chain.latest().is_none() {
+        // Before the draw: one that fails is to be tried again.
+        if std::mem::take(&mut self.scene_dirty) || self.chain.latest().is_none() {
             drawn = self.draw_scene(context);
             self.look_again = self
                 .scene
@@ -31,7 +34,6 @@ impl Screen {
                 .then_some(context.now + self.refresh);
             owed = drawn.is_none() && feedback::is_owed(context.shell, &self.output);
         }
-        self.scene_dirty = false;
         self.cursor_dirty = false;
         let waiting = self.uncommitted.take();
         let still = drawn.is_none() && moved.is_empty() && waiting.is_none() && !owed;
@@ -46,11 +48,9 @@ impl Screen {
             fence = in_fence(&drawn.sync);
             changes.scene.extend(drawn.damage);
             changes.bare.extend(drawn.bare_damage);
-            let visible = feedback::take(context.shell, &self.output, &drawn.states);
-            self.feedback = Some(visible);
+            self.untold = Some(drawn.states);
         } else if owed {
-            let unchanged = RenderElementStates::default();
-            self.feedback = Some(feedback::take(context.shell, &self.output, &unchanged));
+            self.untold.get_or_insert_default();
         }
         changes.cursor.extend(moved);
         let cursor = self.cursor_surface.as_ref();
@@ -71,10 +71,23 @@ impl Screen {
                 .and_then(|pointer| pointer.sprite()),
             false => None,
         };
-        match self.draw_next(context, sprite.as_ref()) {
-            Ok(drawn) => drawn,
+        self.scenes += 1;
+        let drawn = match context.faults.scene(self.scenes) {
+            false => self.draw_next(context, sprite.as_ref()),
+            true => {
+                self.redraw_all();
+                Err(RenderError::Draw("a planned fault".to_owned()))
+            }
+        };
+        match drawn {
+            Ok(drawn) => {
+                self.draw_failed = false;
+                drawn
+            }
             Err(error) => {
-                tracing::error!(target: "vitrine::render", output = %self.output.name(), %error, "the scene could not be drawn");
+                if !std::mem::replace(&mut self.draw_failed, true) {
+                    tracing::error!(target: "vitrine::render", output = %self.output.name(), %error, "the scene could not be drawn; trying again");
+                }
                 self.retry_at = Some(context.now + self.refresh * RETRY_REFRESHES);
                 None
             }
@@ -104,6 +117,7 @@ impl Screen {
         let pointer = self.local_pointer(context);
         self.cursor_surface = pointer.as_ref().and_then(|pointer| pointer.surface.clone());
         let before = self.shown_cursor.take();
+        let mut given_up = None;
         let upright = self.output.current_transform() == Transform::Normal;
         if let (Some(plane), Some(pointer)) = (self.cursor.as_mut().filter(|_| upright), &pointer) {
             if let Some(picture) = pointer
@@ -115,6 +129,7 @@ impl Screen {
                     Ok(shown) => self.shown_cursor = Some(shown),
                     Err(error) => {
                         tracing::warn!(target: "vitrine::output", %error, "the cursor plane cannot be written; the pointer is drawn");
+                        given_up = before.as_ref().map(|before| plane.area(before));
                         self.cursor = None;
                     }
                 }
@@ -126,7 +141,7 @@ impl Screen {
         }
         self.drawn_cursor = drawn;
         let Some(plane) = self.cursor.as_ref() else {
-            return Vec::new();
+            return given_up.into_iter().collect();
         };
         let same = match (&before, &self.shown_cursor) {
             (Some(a), Some(b)) => a.at == b.at && Arc::ptr_eq(&a.framebuffer, &b.framebuffer),
@@ -141,6 +156,28 @@ impl Screen {
             .flatten()
             .map(|shown| plane.area(shown))
             .collect()
+    }
+
+    /// Whether it is the pointer on its plane that the display controller does not take.
+    pub(super) fn blames_cursor(&self, picture: &Picture, error: &CommitError) -> bool {
+        if picture.cursor.is_none() || !error.is_about_configuration() {
+            return false;
+        }
+        let mut frame = self.frame_state(picture);
+        let refused = self.pipeline.test(&frame, None).is_err();
+        frame.cursor = None;
+        refused && self.pipeline.test(&frame, None).is_ok()
+    }
+
+    /// The pointer is drawn into the picture from now on. What its plane shows yet is part of what the next commit changes.
+    pub(super) fn give_up_cursor_plane(&mut self, error: &CommitError) {
+        tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the display controller refuses the cursor plane; the pointer is drawn");
+        let (plane, shown) = (self.cursor.take(), self.shown_cursor.take());
+        let area = plane.zip(shown).map(|(plane, shown)| plane.area(&shown));
+        let changes = self.uncommitted.get_or_insert_default();
+        changes.cursor.extend(area);
+        self.cursor_dirty = true;
+        (self.failures, self.retry_at) = (0, None);
     }
 }
 

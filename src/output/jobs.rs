@@ -1,5 +1,7 @@
 //! Flips and writeback jobs of one screen: what they mean for the clients, for the ring and for the pictures.
 
+use std::time::Duration;
+
 use super::{feedback, screen::Screen, Step, StepContext};
 use crate::{
     capture::{self, OutputCapture},
@@ -7,8 +9,14 @@ use crate::{
     time::Time,
 };
 
-/// Refused jobs in a row after which the screen does without writeback until its next modeset.
+/// Refused jobs in a row after which the screen does without writeback for a while.
 const REFUSALS_BEFORE_GIVING_UP: u32 = 3;
+
+/// How long, at first; doubled with each job that is refused after that. What the driver lacked may be there again.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long at most.
+const MAX_REFUSAL_PAUSE: Duration = Duration::from_secs(60);
 
 impl Screen {
     /// The flip event of this screen's commit.
@@ -58,6 +66,14 @@ impl Screen {
                 Action::Suspect { .. } | Action::Stalled { .. } | Action::Recovered => {}
             }
         }
+        if self
+            .writeback_again
+            .take_if(|at| *at <= context.now)
+            .is_some()
+        {
+            self.no_writeback = None;
+        }
+        step.wake_at(self.writeback_again);
         self.forget_left_behind(step);
         if self.pipeline.writeback().in_flight().is_none() {
             self.chain.job_over();
@@ -85,15 +101,20 @@ impl Screen {
     }
 
     /// A commit with a job was refused for what it contains.
-    pub(super) fn job_refused(&mut self, error: &CommitError) {
-        self.job_refusals += 1;
+    pub(super) fn job_refused(&mut self, error: &CommitError, now: Time) {
+        self.job_refusals = self.job_refusals.saturating_add(1);
         let output = self.output.name();
         if self.job_refusals == 1 {
             tracing::warn!(target: "vitrine::output", %output, %error, "the driver refused a commit with writeback; the display goes on without");
         }
-        if self.job_refusals >= REFUSALS_BEFORE_GIVING_UP && self.no_writeback.is_none() {
-            tracing::error!(target: "vitrine::output", %output, %error, "writeback is refused again and again; it is not tried until the next modeset of this output");
-            self.no_writeback = Some(error.to_string());
+        let Some(rounds) = self.job_refusals.checked_sub(REFUSALS_BEFORE_GIVING_UP) else {
+            return;
+        };
+        if rounds == 0 {
+            tracing::error!(target: "vitrine::output", %output, %error, "writeback is refused again and again; it is tried again after pauses");
         }
+        let pause = REFUSAL_PAUSE.saturating_mul(1 << rounds.min(16));
+        self.no_writeback = Some(error.to_string());
+        self.writeback_again = Some(now + pause.min(MAX_REFUSAL_PAUSE));
     }
 }

@@ -14,6 +14,7 @@ mod feedback;
 mod jobs;
 mod lending;
 mod passthrough;
+mod picture;
 mod pointer;
 mod produce;
 mod producer;

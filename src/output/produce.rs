@@ -74,7 +74,9 @@ impl Screen {
     }
 
     fn facts(&self) -> Facts {
-        let attached = self.no_writeback.is_none() && self.pipeline.writeback().is_attached();
+        let attached = self.no_writeback.is_none()
+            && self.no_ring.is_none()
+            && self.pipeline.writeback().is_attached();
         let connector = match (attached, self.pipeline.writeback().trust()) {
             (false, _) => Connector::Missing,
             (true, Trust::Trusted) => Connector::Trusted,

@@ -41,7 +41,7 @@ impl Screen {
             trust: self.pipeline.writeback().trust(),
             producer: decision.name(),
             reason: decision.reason.to_string(),
-            no_writeback: self.no_writeback.clone(),
+            no_writeback: self.no_writeback.clone().or_else(|| self.no_ring.clone()),
         }
     }
 }

@@ -241,6 +241,14 @@ fn gpu_buffer(buffer: &RingBuffer) -> io::Result<Dmabuf> {
     Ok(builder.build().ok_or(io::ErrorKind::InvalidInput)?)
 }
 
+impl CaptureBuffersError {
+    /// As if there were no memory.
+    pub(super) fn planned() -> Self {
+        let error = io::ErrorKind::OutOfMemory.into();
+        kms::Error::io("allocating a writeback buffer, by a planned fault")(error).into()
+    }
+}
+
 /// Why there is no ring.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureBuffersError {

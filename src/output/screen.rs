@@ -7,7 +7,9 @@
 use std::{sync::Arc, time::Duration};
 
 use smithay::{
-    backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd},
+    backend::{
+        allocator::gbm::GbmDevice, drm::DrmDeviceFd, renderer::element::RenderElementStates,
+    },
     desktop::utils::OutputPresentationFeedback,
     output::Output,
     reexports::wayland_server::protocol::wl_surface::WlSurface,
@@ -30,13 +32,13 @@ use super::{
 use crate::{
     capture::{self, PerView},
     config::ProducerChoice,
-    geometry::Rect,
     kms::{self, ArmKind, CommitError, FrameState, PlaneUpdate, Refuse},
     render::{Mark, SceneDamage, SlotDamage},
     time::Time,
 };
 
 pub use super::bring_up::{ScreenError, ScreenSetup};
+pub(super) use super::picture::{Changes, Cover, Picture};
 
 /// The format of captured frames: every writeback connector that can be shared with a screen has it.
 pub(super) const CAPTURE_FORMAT: drm_fourcc::DrmFourcc = drm_fourcc::DrmFourcc::Xrgb8888;
@@ -79,6 +81,13 @@ pub struct Screen {
     pub(super) left_behind: Vec<kms::JobId>,
     /// Why no job is possible on this screen, once that was found out.
     pub(super) no_writeback: Option<String>,
+    /// Jobs were refused; then one is tried again.
+    pub(super) writeback_again: Option<Time>,
+    /// Why there is no ring, where there should be one; then it is tried again.
+    pub(super) no_ring: Option<String>,
+    pub(super) ring_again: Option<Time>,
+    /// Times that a ring was to be made; for planned faults.
+    pub(super) rings: u64,
     /// Who is to make captured frames, as far as the operator says.
     pub(super) policy: ProducerChoice,
     /// Pixels are drawn by the CPU.
@@ -93,6 +102,8 @@ pub struct Screen {
     pub(super) rendered_bytes: u64,
     /// Slots that the renderer was told to draw into.
     pub(super) slots_drawn: u64,
+    /// Times that the scene was to be drawn; for planned faults.
+    pub(super) scenes: u64,
     /// It was said that a slot could not be filled.
     pub(super) render_failed: bool,
     /// Windows may have changed since the last draw.
@@ -108,6 +119,8 @@ pub struct Screen {
     pub(super) drawn_cursor: bool,
     /// A drawn picture waits for a commit that works, with what it changes.
     pub(super) uncommitted: Option<Changes>,
+    /// What is visible of the surfaces in the newest picture, until a commit of it was taken.
+    pub(super) untold: Option<RenderElementStates>,
     pub(super) feedback: Option<OutputPresentationFeedback>,
     pub(super) callbacks: feedback::DrawnCallbacks,
     /// Clients that wait for a frame callback get it then, although nothing was committed.
@@ -120,6 +133,10 @@ pub struct Screen {
     /// No slot was free for a still screen's frame; until then it is not tried again.
     pub(super) starved_until: Option<Time>,
     pub(super) failures: u32,
+    /// No commit was taken since the modeset.
+    pub(super) only_modeset: bool,
+    /// The scene cannot be drawn, which was said.
+    pub(super) draw_failed: bool,
     /// Commits with a job that the driver refused although the same without one was accepted.
     pub(super) job_refusals: u32,
     pub(super) next_job: u64,
@@ -131,49 +148,15 @@ pub struct Screen {
     pub(super) yielded: u64,
 }
 
-/// How far the curtain of a locked session has come on a screen.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Cover {
-    /// The newest picture has nothing but the curtain.
-    pub drawn: bool,
-    /// The same of the last commit.
-    pub committed: bool,
-    /// It is on the screen.
-    pub shown: bool,
-}
-
-/// What a picture changes, in mode pixels.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Changes {
-    /// Of the primary scanout buffer.
-    pub scene: Vec<Rect>,
-    /// Of the scene without a pointer that is drawn into it.
-    pub bare: Vec<Rect>,
-    /// By the cursor plane.
-    pub cursor: Vec<Rect>,
-}
-
-impl Changes {
-    /// Everything that changes on the screen.
-    pub fn on_screen(&self) -> Vec<Rect> {
-        self.scene.iter().chain(&self.cursor).copied().collect()
-    }
-}
-
-/// A frame that is ready to be committed.
-pub(super) struct Picture {
-    pub index: usize,
-    pub changes: Changes,
-    /// Nothing of it is new: the commit is for somebody who captures.
-    pub still: bool,
-    pub fence: Option<std::os::fd::OwnedFd>,
-    pub cursor: Option<Shown>,
-}
-
 impl Screen {
     /// Connector and CRTC.
     pub fn pair(&self) -> (drm::control::connector::Handle, drm::control::crtc::Handle) {
         self.pair
+    }
+
+    /// What it has of the device, for as long as it is there.
+    pub fn held(&self) -> kms::topology::Held {
+        self.pipeline.held(self.pair.0)
     }
 
     /// Windows changed in any way.
@@ -210,6 +193,7 @@ impl Screen {
         self.tick(context, &mut step);
         self.take_back_lent(context.capture, context.now);
         self.place_mark(context);
+        self.retry_ring(context, &mut step);
         self.send_due_callbacks(context);
         if self.pipeline.state() == kms::pipeline::State::Off {
             self.bring_up(context, &mut step);
@@ -330,7 +314,7 @@ impl Screen {
             .get_or_insert(now.max(self.last_flip + self.refresh));
     }
 
-    fn frame_state(&self, picture: &Picture) -> FrameState {
+    pub(super) fn frame_state(&self, picture: &Picture) -> FrameState {
         let mut primary = self.primary(picture.index);
         primary.in_fence = picture
             .fence
@@ -365,6 +349,7 @@ impl Screen {
         step: &mut Step,
     ) {
         self.failures = 0;
+        self.only_modeset = false;
         let carried = armed.carried.filter(|_| committed.refused.is_none());
         if let (Some(job), None) = (armed.carried, carried) {
             context.capture.unarm(capture::JobId(job.0));
@@ -374,6 +359,11 @@ impl Screen {
         }
         self.chain.committed(picture.index, carried.is_some());
         self.cover.committed = self.cover.drawn;
+        // Not before: what is asked with the content of a picture that was refused waits for the one that is taken.
+        if let Some(states) = self.untold.take() {
+            let visible = feedback::take(context.shell, &self.output, &states);
+            self.feedback = Some(visible);
+        }
         let mut jobs: Vec<_> = armed.rendered.iter().map(|job| job.job).collect();
         jobs.extend(carried.map(|job| capture::JobId(job.0)));
         for skip in &armed.skipped {
@@ -418,7 +408,7 @@ impl Screen {
                     // Only now it is the job that is to blame, or the memory that it was to write.
                     match armed.passed_through.take() {
                         Some(passed) => self.passthrough_refused(&passed, context.capture),
-                        None => self.job_refused(error),
+                        None => self.job_refused(error, context.now),
                     }
                     armed.carried = None;
                     return self.committed(context, picture, armed, committed, step);
@@ -431,7 +421,13 @@ impl Screen {
         for rendered in &armed.rendered {
             context.capture.unarm(rendered.job);
         }
+        let blames_cursor = self.blames_cursor(&picture, error);
+        let has_cursor = picture.cursor.is_some();
         self.uncommitted = Some(picture.changes);
+        if blames_cursor {
+            self.give_up_cursor_plane(error);
+            return step.wake_at(Some(context.now));
+        }
         if matches!(error, CommitError::Busy) && self.pipeline.is_shared() {
             return self.yield_to_foreign_commit(context.now, step);
         }
@@ -452,7 +448,11 @@ impl Screen {
         self.retry_at = Some(context.now + self.refresh * refreshes);
         step.wake_at(self.retry_at);
         if self.failures >= FAILURES_BEFORE_RESET && error.is_about_configuration() {
-            self.reset();
+            match self.only_modeset && has_cursor {
+                // The mode alone was taken, so another modeset would end here again.
+                true => self.give_up_cursor_plane(error),
+                false => self.reset(),
+            }
         }
     }
 

@@ -18,7 +18,10 @@ use vitrine::{
     time::Time,
 };
 
-use crate::machine::{self, vkms_crc, Guest, Kernel, Machine, Output, SECOND};
+use crate::{
+    leaving::Card,
+    machine::{self, vkms_crc, Guest, Kernel, Machine, Output, SECOND},
+};
 
 const FOURCC: DrmFourcc = DrmFourcc::Xrgb8888;
 const SIZE: (u32, u32) = (640, 480);
@@ -385,6 +388,55 @@ fn a_paused_pipeline_commits_nothing_and_comes_back_with_its_writeback() {
         let report = screens[0].pipeline.resume(Time::now()).unwrap().unwrap();
         assert_eq!(report.writeback_attached, Ok(()));
         capture(&bench, &mut screens, 3);
+    });
+}
+
+#[test]
+fn giving_a_screen_back_again_and_again_leaves_no_handle_of_what_it_showed() {
+    machine::boot(Machine::default().services(false), |guest| {
+        let card = Card::show_and_stand_back(guest);
+        let bench = Bench::open(guest, "");
+        // The kernel gives the lowest numbers that are free: the highest of many tells how many others there are.
+        let highest_handle = || {
+            use drm::{buffer::Buffer as _, control::Device as _};
+            let fd = bench.device.fd();
+            let new = || fd.create_dumb_buffer((8, 8), FOURCC, 32).unwrap();
+            let buffers: Vec<_> = (0..64).map(|_| new()).collect();
+            let highest = buffers.iter().map(|b| u32::from(b.handle())).max();
+            let gone = buffers.into_iter().map(|b| fd.destroy_dumb_buffer(b));
+            gone.for_each(|gone| gone.unwrap());
+            highest
+        };
+        let before = highest_handle();
+        for _ in 0..5 {
+            drop(bench.screen(0));
+        }
+        assert_eq!(highest_handle(), before);
+        drop(card);
+    });
+}
+
+#[test]
+fn a_job_whose_flip_event_is_lost_is_let_go_of() {
+    machine::boot(Machine::default().services(false), |guest| {
+        let bench = Bench::open(guest, "");
+        let mut screen = bench.screen(0);
+        let slot = Arc::clone(&screen.slots[0]);
+        let held = || Arc::strong_count(slot.framebuffer());
+        let before = held();
+        let frame = screen.picture.frame();
+        let (job, _) = bench.commit(&mut screen, &frame).flatten().unwrap();
+        assert!(held() > before);
+        machine::wait_until("the end of the job", SECOND * 20, || {
+            // The fence is looked at; the event is not handed on.
+            bench.device.events().unwrap();
+            screen.pipeline.fence_ready(job, Time::now());
+            let actions = screen.pipeline.tick(Time::now());
+            let mut discarded = actions.iter().filter_map(Action::discarded);
+            discarded.any(|(discarded, _)| discarded == job)
+        });
+        assert_eq!(screen.pipeline.writeback().stats().lost, 0);
+        assert_eq!(held(), before);
     });
 }
 

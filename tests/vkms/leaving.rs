@@ -7,7 +7,7 @@ use std::{
 
 use drm::{
     buffer::DrmFourcc,
-    control::{connector, Device as _},
+    control::{connector, crtc, plane, property, Device as _, ResourceHandle},
 };
 
 use crate::{
@@ -90,8 +90,11 @@ fn a_kill_under_capture_leaves_a_kernel_that_the_next_vitrine_can_use() {
     });
 }
 
+/// DRM_MODE_ROTATE_180.
+const ROTATE_180: u64 = 1 << 2;
+
 /// A display server of a few lines, to be found on the screen.
-struct Card(File);
+pub struct Card(File);
 
 impl AsFd for Card {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -104,7 +107,7 @@ impl drm::control::Device for Card {}
 
 impl Card {
     /// Shows an empty picture in the screen's own mode, then gives the device away without closing it.
-    fn show_and_stand_back(guest: &Guest) -> Self {
+    pub fn show_and_stand_back(guest: &Guest) -> Self {
         let file = File::options().read(true).write(true).open(guest.card());
         let card = Self(file.unwrap());
         let resources = card.resource_handles().unwrap();
@@ -123,9 +126,76 @@ impl Card {
         let screens = [screen.handle()];
         card.set_crtc(crtc, Some(picture), (0, 0), &screens, Some(mode))
             .unwrap();
-        drm::Device::release_master_lock(&card).unwrap();
+        card.stand_back();
         card
     }
+
+    fn stand_back(&self) {
+        drm::Device::release_master_lock(self).unwrap();
+    }
+
+    fn property<H: ResourceHandle>(&self, of: H, name: &str) -> Option<(property::Handle, u64)> {
+        let all = self.get_properties(of).unwrap();
+        let mut all = all.iter();
+        all.find_map(|(&id, &value)| {
+            let info = self.get_property(id).unwrap();
+            (info.name().to_bytes() == name.as_bytes()).then_some((id, value))
+        })
+    }
+
+    /// Dark colours, upside down.
+    fn show_it_oddly(&self) {
+        drm::Device::acquire_master_lock(self).unwrap();
+        let (crtc, plane) = self.crtc_and_plane();
+        let size = usize::try_from(self.get_crtc(crtc).unwrap().gamma_length()).unwrap();
+        let ramp: Vec<u16> = (0..size).map(|n| (n * 0x7fff / size) as u16).collect();
+        self.set_gamma(crtc, &ramp, &ramp, &ramp).unwrap();
+        let (rotation, _) = self.property(plane, "rotation").expect("vkms can rotate");
+        self.set_property(plane, rotation, ROTATE_180).unwrap();
+        self.stand_back();
+    }
+
+    fn crtc_and_plane(&self) -> (crtc::Handle, plane::Handle) {
+        let universal = drm::ClientCapability::UniversalPlanes;
+        drm::Device::set_client_capability(self, universal, true).unwrap();
+        let crtc = self.resource_handles().unwrap().crtcs()[0];
+        let planes = self.plane_handles().unwrap().into_iter();
+        let mut on = planes.filter(|p| self.get_plane(*p).unwrap().crtc() == Some(crtc));
+        (crtc, on.next().expect("a plane that is on"))
+    }
+
+    /// The gamma table and the rotation.
+    fn looks(&self) -> (Vec<u8>, u64) {
+        let (crtc, plane) = self.crtc_and_plane();
+        let (_, gamma) = self.property(crtc, "GAMMA_LUT").expect("vkms has gamma");
+        let table = match gamma {
+            0 => Vec::new(),
+            blob => self.get_property_blob(blob).unwrap(),
+        };
+        (table, self.property(plane, "rotation").unwrap().1)
+    }
+}
+
+#[test]
+fn a_screen_that_was_shown_in_odd_colours_and_upside_down_is_so_again() {
+    machine::boot(Machine::default(), |guest| {
+        let card = Card::show_and_stand_back(guest);
+        card.show_it_oddly();
+        let before = (screen_state(guest), card.looks());
+        assert!(before.1 .0.len() > 1000 && before.1 .1 == ROTATE_180);
+        let stage = Setup::default().start(guest);
+        let mut film = Film::begin(&stage, None, 1);
+        film.shoot(5);
+        assert_eq!(
+            card.looks(),
+            (Vec::new(), 1),
+            "our own picture is a plain one"
+        );
+        drop(film.cut());
+        stage.finish("Virtual-1");
+        assert_eq!((screen_state(guest), card.looks()), before);
+        assert_clean(&guest.dmesg());
+    });
 }
 
 #[test]

@@ -16,6 +16,8 @@ struct Hardware {
     current: Option<JobId>,
     written: BTreeSet<JobId>,
     signalled: BTreeSet<JobId>,
+    /// Signalled with an error.
+    failed: BTreeSet<JobId>,
 }
 
 impl Hardware {
@@ -38,6 +40,7 @@ impl Hardware {
                 return;
             }
             Lost::Write => {}
+            Lost::Fault => self.failed.extend(self.fifo.front()),
             Lost::Nothing => {
                 self.written.insert(job);
             }
@@ -55,6 +58,8 @@ enum Lost {
     Completion,
     /// Signalled, but nothing written.
     Write,
+    /// Nothing written, and signalled with an error.
+    Fault,
 }
 
 #[derive(Debug, Clone)]
@@ -71,10 +76,14 @@ enum Op {
     Wait(u64),
     Detach,
     Attach,
+    /// A modeset, or a pause and a return: what was under way is done, and its flip event is nobody's.
+    Disturb,
+    /// The flip event does not come, and the display goes on without it after a while.
+    LoseFlip,
 }
 
 fn op(lies: bool) -> impl Strategy<Value = Op> {
-    let mut lost = vec![Lost::Job, Lost::Completion];
+    let mut lost = vec![Lost::Job, Lost::Completion, Lost::Fault];
     lost.extend(lies.then_some(Lost::Write));
     let lost = prop_oneof![6 => Just(Lost::Nothing), 1 => proptest::sample::select(lost)];
     prop_oneof![
@@ -86,6 +95,8 @@ fn op(lies: bool) -> impl Strategy<Value = Op> {
         1 => (200_000u64..3_000_000).prop_map(Op::Wait),
         1 => Just(Op::Detach),
         1 => Just(Op::Attach),
+        1 => Just(Op::Disturb),
+        1 => Just(Op::LoseFlip),
     ]
 }
 
@@ -141,6 +152,18 @@ impl World {
                 self.writeback.detached();
             }
             Op::Attach => self.writeback.attached(now),
+            Op::Disturb => {
+                self.flip_pending = false;
+                self.hardware.commit(None);
+                self.writeback.disturbed();
+                self.writeback.attached(now);
+            }
+            Op::LoseFlip => {
+                self.flip_pending = false;
+                self.now += 12_000_000;
+                // As the pipeline does it at a deadline, and the event loop before.
+                self.fences(false);
+            }
         }
         for action in self.writeback.tick(at(self.now)) {
             if let Action::Verdict(verdict) = action {
@@ -184,9 +207,11 @@ impl World {
         }
         for job in ready {
             self.unseen.remove(&job);
-            let verdict = self
-                .writeback
-                .fence(job, FenceStatus::Signaled, at(self.now));
+            let status = match self.hardware.failed.contains(&job) {
+                true => FenceStatus::Failed(5),
+                false => FenceStatus::Signaled,
+            };
+            let verdict = self.writeback.fence(job, status, at(self.now));
             self.judge(verdict);
         }
     }
