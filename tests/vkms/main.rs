@@ -59,6 +59,7 @@ mod passthrough_lock;
 mod passthrough_rights;
 mod pause;
 mod pixels;
+mod power_kms;
 mod producer;
 mod programs;
 mod programs_capture;
