@@ -14,6 +14,7 @@ mod history;
 mod liveness;
 mod model;
 mod motion;
+mod rest;
 mod ring;
 mod rules;
 mod stream;
