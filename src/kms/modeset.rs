@@ -89,6 +89,7 @@ impl Pipeline {
             Err(_) => self.writeback.detached(),
         }
         self.state.modeset();
+        self.blanked = false;
         self.mode = Some(mode);
         self.on_screen = frame.framebuffers();
         self.pending.clear();
@@ -359,7 +360,8 @@ fn forget_moment(frame: &mut FrameState) {
 impl Drop for Pipeline {
     // Runs before the fields drop: removing a framebuffer that is still shown would switch its plane off untidily.
     fn drop(&mut self) {
-        if !self.state.is_taken() {
+        let blank = self.blanked && self.state.state() == State::Off;
+        if !self.state.is_taken() && !blank {
             return;
         }
         match self.restore() {

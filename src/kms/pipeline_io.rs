@@ -70,6 +70,8 @@ pub struct Pipeline {
     pub(crate) mode: Option<Mode>,
     pub(crate) last: Option<FrameState>,
     pub(crate) saved: Option<SavedState>,
+    /// Switched off by [`Pipeline::blank`], and not on since.
+    pub(crate) blanked: bool,
     pub(crate) on_screen: Vec<Arc<Framebuffer>>,
     pub(crate) pending: Vec<Arc<Framebuffer>>,
     jobs: HashMap<JobId, Job>,
@@ -137,6 +139,7 @@ impl Pipeline {
             mode: None,
             last: None,
             saved: SavedState::read(fd, &snapshot, crtc, foreign)?,
+            blanked: false,
             on_screen: Vec::new(),
             pending: Vec::new(),
             jobs: HashMap::new(),

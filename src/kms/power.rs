@@ -4,7 +4,7 @@
 //! lighting it is one commit with a picture. Both need ALLOW_MODESET and block.
 
 use drm::control::AtomicCommitFlags;
-use tracing::info;
+use tracing::debug;
 
 use super::{
     frame::FrameState, io::CommitError, pipeline::State, pipeline_io::Pipeline,
@@ -33,7 +33,7 @@ impl Pipeline {
         // The planes have their framebuffers still; nothing of them is ever shown again.
         self.on_screen.append(&mut self.pending);
         self.last = None;
-        info!(target: "vitrine::kms", output = %self.name, "dark");
+        debug!(target: "vitrine::kms", output = %self.name, "dark");
         Ok(())
     }
 
@@ -57,7 +57,7 @@ impl Pipeline {
         self.pending.clear();
         self.last = Some(frame.clone());
         let attached = self.writeback.is_attached();
-        info!(target: "vitrine::kms", output = %self.name, writeback = attached, "lit again");
+        debug!(target: "vitrine::kms", output = %self.name, writeback = attached, "lit again");
         Ok(attached)
     }
 
@@ -76,7 +76,9 @@ impl Pipeline {
         let mut off = AtomicRequest::new(self.crtc.id);
         self.clear_conflicts(&mut off, &self.device.snapshot(false)?)?;
         self.add_off(&mut off);
-        Ok(self.commit_off(&off)?)
+        self.commit_off(&off)?;
+        self.blanked = true;
+        Ok(())
     }
 
     /// Whether a plane of somebody else shows something on this CRTC: it would go dark with ours.

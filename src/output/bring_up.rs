@@ -8,6 +8,7 @@ use smithay::{
 use super::{
     chain::{self, Chain},
     cursor_plane::CursorPlane,
+    power::Power,
     producer::Reporter,
     render_jobs::RenderJobs,
     ring::CaptureBuffers,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     capture::{OutputCapture, PerView},
     config::ProducerChoice,
-    kms::{self, modeset::refresh_of, topology::Sink, FrameState},
+    kms::{self, modeset::refresh_of, pipeline::State, topology::Sink, FrameState},
     render::{Mark, SceneDamage, SlotDamage},
     time::Time,
 };
@@ -159,6 +160,7 @@ impl Screen {
             job_refusals: 0,
             next_job: 1,
             paused: false,
+            power: Power::default(),
             flips: 0,
             missed: 0,
             yielded: 0,
@@ -167,7 +169,7 @@ impl Screen {
         })
     }
 
-    /// Draws the first frame and sets the mode with it, the writeback connector attached.
+    /// Draws the first frame and sets the mode with it, the writeback connector attached; or lights the screen again with it.
     pub(super) fn bring_up(&mut self, context: &mut StepContext<'_>, step: &mut Step) {
         if let Some(retry) = self.retry_at.filter(|retry| *retry > context.now) {
             step.wake_at(Some(retry));
@@ -181,7 +183,7 @@ impl Screen {
             return;
         };
         let frame = FrameState::primary(self.primary(index));
-        match self.pipeline.modeset(self.mode, &frame, context.now) {
+        match self.light(&frame, context.now) {
             Ok(report) => self.brought_up(index, report, context),
             Err(error) => {
                 tracing::error!(target: "vitrine::output", output = %self.output.name(), mode = %super::describe::mode_name(&self.mode), %error, "the mode cannot be set; trying again in a second");
@@ -191,6 +193,27 @@ impl Screen {
         }
         // What came meanwhile is drawn in the next step.
         step.wake_at(Some(context.now));
+    }
+
+    /// Shows the first frame: on a CRTC that sleeps by the least that does it, else, or if that is refused, by a modeset.
+    fn light(&mut self, frame: &FrameState, now: Time) -> Result<kms::ModesetReport, kms::Error> {
+        if self.pipeline.state() == State::Asleep {
+            match self.pipeline.wake(frame) {
+                Ok(attached) => {
+                    let before = || self.no_writeback.clone().unwrap_or_default();
+                    return Ok(kms::ModesetReport {
+                        writeback_attached: attached.then_some(()).ok_or_else(before),
+                    });
+                }
+                Err(error) if error.is_about_configuration() => {
+                    tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the output cannot just be lit again; setting its mode anew");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let report = self.pipeline.modeset(self.mode, frame, now)?;
+        self.targets.clear();
+        Ok(report)
     }
 
     fn brought_up(
@@ -210,7 +233,6 @@ impl Screen {
         self.no_writeback = report.writeback_attached.err();
         self.cursor_dirty = true;
         self.slot_contents.forget_all();
-        self.targets.clear();
         let full = crate::geometry::Rect::from_size(self.size());
         context.capture.committed(&[full], None);
         if let Some(reason) = &self.no_writeback {
@@ -221,6 +243,7 @@ impl Screen {
             tracing::warn!(target: "vitrine::output", output = %self.output.name(), %reason, "no writeback on this output: {what}");
         }
         self.callbacks_due = Some(context.now);
+        self.now_lit(context.capture);
     }
 
     pub(super) fn size(&self) -> crate::geometry::Size {
@@ -299,6 +322,18 @@ impl Screen {
         let _entered = span.enter();
         self.paused = false;
         self.retry_at = None;
+        if self.is_wanted_off() {
+            self.resume_dark();
+        } else {
+            self.resume_lit();
+        }
+        self.uncommitted = Some(Changes::default());
+        self.slot_contents.forget_all();
+        self.scene_dirty = true;
+        self.cursor_dirty = true;
+    }
+
+    fn resume_lit(&mut self) {
         match self.pipeline.resume(Time::now()) {
             Ok(Some(report)) => self.no_writeback = report.writeback_attached.err(),
             Ok(None) => {}
@@ -306,10 +341,6 @@ impl Screen {
                 tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the screen does not come back yet");
             }
         }
-        self.uncommitted = Some(Changes::default());
-        self.slot_contents.forget_all();
-        self.scene_dirty = true;
-        self.cursor_dirty = true;
     }
 
     /// One line with what this screen did, for operators and tests.

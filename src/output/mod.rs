@@ -14,6 +14,7 @@ mod jobs;
 mod lending;
 mod passthrough;
 mod pointer;
+mod power;
 mod produce;
 mod producer;
 mod render_jobs;
@@ -44,6 +45,7 @@ use crate::{
 
 pub use copier::{Copier, Filled, Order, Owner, Unfilled, Work};
 pub use describe::describe;
+pub use power::{PowerMode, PowerNews, PowerReport};
 pub use report::ScreenReport;
 pub use screen::{Screen, ScreenError, ScreenSetup};
 pub use window_slot::WindowSlot;

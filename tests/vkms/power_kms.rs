@@ -98,3 +98,39 @@ fn a_job_that_is_in_flight_when_the_crtc_goes_dark_is_not_believed_and_not_lost(
         drop(screens);
     });
 }
+
+/// Somebody's picture was there before us, and is there again after us, however dark the screen was at the end.
+#[test]
+fn a_screen_that_is_given_back_while_it_is_dark_shows_what_it_showed_before() {
+    machine::boot(Machine::default().services(false), |guest| {
+        let bench = Bench::open(guest, "");
+        let mut before = bench.screen(0);
+        let shows = || guest.crc(0).unwrap().next_frame().unwrap().value;
+        let theirs = vkms_crc(&before.picture.bytes);
+        assert_eq!(shows(), theirs);
+        for ends_blank in [false, true] {
+            let mut ours = bench.screen(0);
+            ours.picture.paint(99);
+            ours.pipeline.sleep().unwrap();
+            assert_eq!(ours.pipeline.wake(&ours.picture.frame()), Ok(true));
+            assert_eq!(shows(), vkms_crc(&ours.picture.bytes));
+            ours.pipeline.sleep().unwrap();
+            if ends_blank {
+                ours.pipeline.pause();
+                assert!(ours.pipeline.blank().is_err(), "without the seat");
+                ours.pipeline.resume_dark();
+                ours.pipeline.blank().unwrap();
+                let snapshot = bench.device.snapshot(true).unwrap();
+                assert!(snapshot.connectors.iter().all(|c| c.crtc.is_none()));
+                assert!(snapshot.planes.iter().all(|plane| plane.crtc.is_none()));
+                assert_eq!(
+                    ours.pipeline.wake(&ours.picture.frame()),
+                    Err(CommitError::Off)
+                );
+            }
+            drop(ours);
+            assert_eq!(shows(), theirs, "after us; blank: {ends_blank}");
+        }
+        before.pipeline.sleep().unwrap();
+    });
+}
