@@ -22,6 +22,7 @@ mod copy_frames;
 mod cursor;
 mod export_dmabuf;
 mod inbox;
+mod output_power;
 mod passthrough;
 mod rights;
 mod screencopy;
