@@ -55,6 +55,26 @@ impl Vitrine {
         Ok(news)
     }
 
+    /// The same for the control socket.
+    pub(super) fn set_power_by_name(&mut self, name: &str, mode: PowerMode) -> Result<(), String> {
+        let mut outputs: Vec<Output> = self.captures.keys().cloned().collect();
+        outputs.sort_by_key(Output::name);
+        let Some(output) = outputs.iter().find(|output| output.name() == name) else {
+            let names: Vec<String> = outputs.iter().map(Output::name).collect();
+            return Err(match names.is_empty() {
+                true => format!("there is no output {name:?}; there is none at all"),
+                false => format!(
+                    "there is no output {name:?}; there are {}",
+                    names.join(", ")
+                ),
+            });
+        };
+        if self.set_power(&output.clone(), mode)? {
+            tracing::info!(target: "vitrine::ipc", output = name, power = mode.name(), "asked by the control socket");
+        }
+        Ok(())
+    }
+
     /// After the screens did what was due: says what became of their power.
     pub(super) fn tell_power(&mut self) {
         let screens = self.backend.iter_mut().flat_map(|b| &mut b.screens);
