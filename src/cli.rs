@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// What the user typed.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -89,6 +89,14 @@ pub enum Message {
     Capture,
     /// The counters as OpenMetrics text
     Metrics,
+    /// Switch a screen off, or on again
+    Output {
+        /// The connector's name, e.g. HDMI-A-1
+        name: String,
+        /// What it shall be
+        #[arg(value_enum)]
+        power: Power,
+    },
     /// Log by another filter from now on, e.g. `info,vitrine::kms=debug`
     Log {
         /// tracing directives
@@ -101,6 +109,15 @@ pub enum Message {
     },
     /// End the session
     Quit,
+}
+
+/// Whether a screen is switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Power {
+    /// It shows a picture
+    On,
+    /// It is dark
+    Off,
 }
 
 /// A socket name is one path component: wl_display puts it below XDG_RUNTIME_DIR.
@@ -184,6 +201,11 @@ mod tests {
             filter: "debug".to_owned(),
         };
         assert_eq!(msg("vitrine msg log debug"), (false, log));
+        let off = Message::Output {
+            name: "HDMI-A-1".to_owned(),
+            power: Power::Off,
+        };
+        assert_eq!(msg("vitrine msg output HDMI-A-1 off"), (false, off));
         let history = |directory| Message::History { directory };
         assert_eq!(msg("vitrine msg history"), (false, history(None)));
         assert_eq!(
@@ -202,6 +224,9 @@ mod tests {
             "vitrine -s ..",
             "vitrine msg",
             "vitrine msg log",
+            "vitrine msg output",
+            "vitrine msg output HDMI-A-1",
+            "vitrine msg output HDMI-A-1 dim",
             "vitrine msg capture now",
         ] {
             assert!(parse(words).is_err(), "{words}");

@@ -21,6 +21,7 @@ mod listening;
 mod lock;
 mod menus;
 mod peer;
+mod power;
 mod renderer_choice;
 mod sandboxes;
 mod seat;
@@ -69,7 +70,10 @@ use crate::{
     kms::JobId,
     output::Copier,
     policy::{Origin, Privilege},
-    protocols::{xdg_output::XdgOutputs, CaptureProtocols, LoopSender, LoopTask},
+    protocols::{
+        wlr_output_power::OutputPowers, xdg_output::XdgOutputs, CaptureProtocols, LoopSender,
+        LoopTask,
+    },
     render::Renderer,
     shell::Shell,
     time::Time,
@@ -116,6 +120,7 @@ pub struct Vitrine {
     access: access::Access,
     /// Whether the session is locked, and by whom.
     locking: lock::Locking,
+    output_powers: OutputPowers,
     globals: Globals,
     seat_state: SeatState<Vitrine>,
     toplevels: toplevels::Toplevels,
@@ -208,6 +213,8 @@ impl Vitrine {
         let mut access = access::Access::new(config.access.clone(), &display_handle);
         let filter = access.filter(Privilege::Capture);
         let locking = lock::Locking::new(&display_handle, access.filter(Privilege::SessionLock));
+        let output_powers =
+            OutputPowers::new::<Vitrine>(&display_handle, access.filter(Privilege::OutputPower));
         let toplevels = toplevels::Toplevels::new(ForeignToplevelListState::new_with_filter::<
             Vitrine,
         >(&display_handle, filter.clone()));
@@ -233,6 +240,7 @@ impl Vitrine {
             config_file: None,
             access,
             locking,
+            output_powers,
             toplevels,
             globals,
             seat_state,
@@ -292,6 +300,7 @@ impl Vitrine {
             // A delivery found nobody any more; somebody else may wait for that slot.
             self.run_screens();
         }
+        self.tell_power();
         self.confirm_lock();
         self.globals.xdg_outputs.refresh();
         if std::mem::take(&mut self.buffers_died) {

@@ -4,9 +4,12 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use vitrine::{
-    cli::{Cli, Command, Message},
+    cli::{Cli, Command, Message, Power},
     config::Config,
-    ipc::{message, wire::Request},
+    ipc::{
+        message,
+        wire::{PowerWord, Request},
+    },
     run,
 };
 
@@ -50,6 +53,13 @@ fn msg(json: bool, socket: Option<&std::path::Path>, said: &Message) -> anyhow::
         Message::Outputs => Request::Outputs,
         Message::Capture => Request::Capture,
         Message::Metrics => Request::Metrics,
+        Message::Output { name, power } => Request::Output {
+            name: name.clone(),
+            power: match power {
+                Power::On => PowerWord::On,
+                Power::Off => PowerWord::Off,
+            },
+        },
         Message::Log { filter } => Request::Log {
             filter: filter.clone(),
         },

@@ -11,6 +11,7 @@
 //! - [`OutputCapture`]: one per output; sessions, requests and damage around the ring.
 //! - `direct`: when the hardware writes a lone client's own buffer, and no slot.
 //! - [`OutputCapture::lend_view`]: a frame in memory of the display, which already has the picture.
+//! - `rest`: while the output is off.
 //! - [`View`]: with the cursor or without; a session never sees a frame of the other view.
 //! - [`lease`]: the RAII handle on a frame. Dropping it is the release.
 //! - [`copy`]: damage-limited copies into client memory, by the GPU or on worker threads.
@@ -29,6 +30,7 @@ mod output_capture;
 mod overdue;
 mod plain;
 mod requests;
+mod rest;
 pub mod ring;
 mod session;
 mod starving;

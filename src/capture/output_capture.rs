@@ -26,6 +26,7 @@ use crate::{
         lease::{Lease, ReleaseQueue},
         motion::Motion,
         overdue::Overdue,
+        rest::Rest,
         ring::{LeaseId, Limits, Ring, SlotState},
         session::Session,
         stats::{CaptureStats, ClientStats},
@@ -221,6 +222,7 @@ pub struct OutputCapture {
     pub(crate) overruled_logged: bool,
     pub(crate) history: Option<History>,
     pub(crate) direct: Direct,
+    pub(crate) rest: Rest,
     polled: Time,
 }
 
@@ -255,6 +257,7 @@ impl OutputCapture {
             overruled_logged: false,
             history: None,
             direct: Direct::default(),
+            rest: Rest::default(),
             polled: Time::default(),
         };
         capture.start_history();
@@ -296,7 +299,7 @@ impl OutputCapture {
         Ok(generation)
     }
 
-    /// The output has no picture any more (off, unplugged, seat lost). Requests wait for the next
+    /// The output has no memory for pictures any more. Requests wait for the next
     /// [`set_buffers`](Self::set_buffers).
     pub fn clear_buffers(&mut self, now: Time) {
         self.start_generation(None, 0, now);

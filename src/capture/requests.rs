@@ -278,7 +278,8 @@ impl OutputCapture {
         // copy, the client cannot ask, however long that takes.
         let expected = self.expects(id, session, now);
         // A client that may not be given another frame must not make us capture one.
-        if (session.requests.is_empty() && !expected)
+        if self.rest.is_on()
+            || (session.requests.is_empty() && !expected)
             || self.is_kept_waiting(session)
             || !self.ring.may_lease_another(session.client, now)
             || self.answer_for(session, now).is_some()
@@ -331,7 +332,7 @@ impl OutputCapture {
     fn answer_for(&self, session: &Session, now: Time) -> Option<FrameSeq> {
         let view = session.kind.view();
         let newest = self.newest(view)?.seq;
-        if self.is_kept_waiting(session) {
+        if self.rest.is_on() || self.rest.is_outdated(newest) || self.is_kept_waiting(session) {
             return None;
         }
         let answers = session.is_answered_by(newest, self.is_current(view));

@@ -26,7 +26,11 @@ use crate::{
 };
 
 /// All there are, in the order in which they are told.
-const PRIVILEGES: [Privilege; 2] = [Privilege::Capture, Privilege::SessionLock];
+const PRIVILEGES: [Privilege; 3] = [
+    Privilege::Capture,
+    Privilege::SessionLock,
+    Privilege::OutputPower,
+];
 
 /// The rules that apply now, and everybody that they apply to.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(super) struct Access {
     capture_retired: Arc<AtomicBool>,
     /// The same for the lock's global.
     lock_retired: Arc<AtomicBool>,
+    /// The same for that of the outputs' power.
+    power_retired: Arc<AtomicBool>,
     _security_context: SecurityContextState,
 }
 
@@ -53,6 +59,7 @@ impl Access {
             clients: Vec::new(),
             capture_retired: Arc::default(),
             lock_retired: Arc::default(),
+            power_retired: Arc::default(),
             _security_context: SecurityContextState::new::<Vitrine, _>(display, sees_it),
         }
     }
@@ -78,6 +85,7 @@ impl Access {
         match privilege {
             Privilege::Capture => &mut self.capture_retired,
             Privilege::SessionLock => &mut self.lock_retired,
+            Privilege::OutputPower => &mut self.power_retired,
         }
     }
 }
@@ -110,15 +118,17 @@ impl Vitrine {
     pub(super) fn add_client_from(&mut self, stream: UnixStream, origin: Origin) {
         let peer = peer::identify(&stream, origin);
         let policy = &self.access.policy;
-        let [capture, session_lock] = PRIVILEGES.map(|privilege| policy.allows(&peer, privilege));
+        let [capture, session_lock, output_power] =
+            PRIVILEGES.map(|privilege| policy.allows(&peer, privilege));
         tracing::debug!(
             target: "vitrine::clients",
-            pid = peer.pid, uid = peer.uid, executable = ?peer.executable, origin = ?peer.origin, capture, session_lock,
+            pid = peer.pid, uid = peer.uid, executable = ?peer.executable, origin = ?peer.origin, capture, session_lock, output_power,
             "client accepted"
         );
         let data = Arc::new(ClientState::new(peer, self.listening.gone()));
         data.right(Privilege::Capture).set(capture);
         data.right(Privilege::SessionLock).set(session_lock);
+        data.right(Privilege::OutputPower).set(output_power);
         self.access
             .clients
             .retain(|client| client.strong_count() > 0);
@@ -171,6 +181,11 @@ impl Vitrine {
         if lost_lock + gained_lock > 0 {
             self.announce_lock_again();
         }
+        let (lost_power, gained_power) = self.judge_again(Privilege::OutputPower);
+        protocols::wlr_output_power::rights_changed(self);
+        if lost_power + gained_power > 0 {
+            self.announce_power_again();
+        }
         tracing::info!(target: "vitrine::access", lost, gained, "access rules changed");
     }
 
@@ -193,6 +208,18 @@ impl Vitrine {
         let before = self.access.lock_retired.clone();
         let filter = self.access.filter(Privilege::SessionLock);
         let old = self.locking.announce_again(&self.display, filter);
+        before.store(true, Ordering::Relaxed);
+        self.retire_global(old);
+    }
+
+    /// What was switched off stays off.
+    fn announce_power_again(&mut self) {
+        let before = self.access.power_retired.clone();
+        let filter = self.access.filter(Privilege::OutputPower);
+        let display = self.display.clone();
+        let old = self
+            .output_powers
+            .announce_again::<Vitrine>(&display, filter);
         before.store(true, Ordering::Relaxed);
         self.retire_global(old);
     }

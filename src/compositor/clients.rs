@@ -22,6 +22,7 @@ pub struct ClientState {
     pub peer: Peer,
     capture: Right,
     session_lock: Right,
+    output_power: Right,
     gone: Gone,
 }
 
@@ -57,6 +58,7 @@ impl ClientState {
             peer,
             capture: Right::default(),
             session_lock: Right::default(),
+            output_power: Right::default(),
             gone,
         }
     }
@@ -70,6 +72,7 @@ impl ClientState {
         match privilege {
             Privilege::Capture => &self.capture,
             Privilege::SessionLock => &self.session_lock,
+            Privilege::OutputPower => &self.output_power,
         }
     }
 }

@@ -17,14 +17,14 @@ use crate::{
     history::{self, Reel, Written},
     ipc::{
         wire::{
-            CaptureReport, ClientReport, HistoryReport, LatencyReport, OutputReport, Reply,
-            Request, SkippedReport,
+            CaptureReport, ClientReport, HistoryReport, LatencyReport, OutputReport, PowerWord,
+            Reply, Request, SkippedReport,
         },
         ControlSocket,
     },
     kms::writeback::Trust,
     metrics::{openmetrics, MetricsFile, Snapshot},
-    output::ScreenReport,
+    output::{PowerMode, ScreenReport},
 };
 
 /// What operators and their programs have to do with.
@@ -116,6 +116,7 @@ impl Vitrine {
             }),
             Request::Outputs => Ok(Reply::Outputs(self.snapshot().outputs)),
             Request::Capture => Ok(Reply::Capture(self.snapshot().captures)),
+            Request::Output { name, power } => self.switch_by_request(&name, power),
             Request::Metrics => Ok(Reply::Metrics(openmetrics(&self.snapshot()))),
             Request::Log { filter } => {
                 crate::logging::set_filter(&filter).map_err(|error| error.to_string())?;
@@ -132,6 +133,16 @@ impl Vitrine {
                 Ok(Reply::Quit)
             }
         }
+    }
+
+    fn switch_by_request(&mut self, name: &str, power: PowerWord) -> Result<Reply, String> {
+        self.set_power_by_name(name, PowerMode::of(power == PowerWord::On))?;
+        let outputs = self.snapshot().outputs;
+        let mut outputs = outputs.into_iter();
+        let report = outputs.find(|report| report.name == name);
+        report
+            .map(Reply::Output)
+            .ok_or_else(|| "the output is gone".to_owned())
     }
 
     /// Writes the frames that are kept as PNG, in the background: into `directory`, else the configured one. Gives the
@@ -285,9 +296,19 @@ fn output_report(output: &Output, screen: Option<&ScreenReport>) -> OutputReport
         height,
         refresh_millihertz: mode.map_or(0, |mode| u32::try_from(mode.refresh).unwrap_or(0)),
         scale: output.current_scale().fractional_scale(),
+        power: screen.map_or(PowerWord::On, |screen| power_word(screen.power.mode)),
+        power_wanted: screen.map_or(PowerWord::On, |screen| power_word(screen.power.wanted)),
+        power_refused: screen.and_then(|screen| screen.power.refused.clone()),
         flips: screen.map_or(0, |screen| screen.flips),
         commits: screen.map_or(0, |screen| screen.crtc.commits),
         modesets: screen.map_or(0, |screen| screen.crtc.modesets),
+    }
+}
+
+fn power_word(mode: PowerMode) -> PowerWord {
+    match mode {
+        PowerMode::On => PowerWord::On,
+        PowerMode::Off => PowerWord::Off,
     }
 }
 

@@ -318,6 +318,7 @@ impl Vitrine {
     /// Takes an output away from clients: captures stop, windows move.
     pub fn remove_output(&mut self, output: &Output) {
         protocols::output_gone(self, output);
+        protocols::wlr_output_power::output_gone(self, output);
         self.close_lease_socket(output);
         self.captures.remove(output);
         self.forget_fences(output);

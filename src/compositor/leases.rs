@@ -27,6 +27,7 @@ use super::Vitrine;
 use crate::{
     kms::foreign::OfOutput,
     listener::{Arrival, Listener},
+    output::PowerMode,
 };
 
 /// What is leased.
@@ -139,7 +140,13 @@ impl Vitrine {
             return;
         };
         let device = &backend.device;
-        let leased = device.lease(objects.connector, objects.crtc, &objects.planes);
+        let mut screens = backend.screens.iter();
+        let screen = screens.find(|screen| screen.output == *output);
+        // A lessee could light what is to be dark.
+        let leased = match screen.map(|screen| screen.power().wanted) {
+            Some(PowerMode::Off) => Err(io::Error::other("the output is off")),
+            _ => device.lease(objects.connector, objects.crtc, &objects.planes),
+        };
         let sent = match leased {
             Ok((lease, fd)) => {
                 tracing::info!(target: "vitrine::kms", output = %output.name(), planes = objects.line().trim_end(), "leased to another process");
@@ -159,6 +166,26 @@ impl Vitrine {
         };
         if let Err(error) = sent {
             tracing::warn!(target: "vitrine::kms", output = %output.name(), %error, "who asked for a lease did not take it");
+        }
+    }
+
+    /// Whether somebody has a lease of the output now.
+    pub(super) fn is_leased(&self, output: &Output) -> bool {
+        let slot = output.user_data().get::<Slot>();
+        let Some(slot) = slot else { return false };
+        let (slot, backend) = (slot.borrow(), self.backend.as_ref());
+        let (Some(socket), Some(backend)) = (slot.as_ref(), backend) else {
+            return false;
+        };
+        if socket.leases.is_empty() {
+            return false;
+        }
+        match backend.device.leases() {
+            Ok(running) => socket.leases.iter().any(|lease| running.contains(lease)),
+            Err(error) => {
+                tracing::warn!(target: "vitrine::kms", %error, "the leases of the device cannot be read");
+                true
+            }
         }
     }
 

@@ -333,8 +333,9 @@ impl Vitrine {
 
     /// Whether no screen can show, or be captured, before a flip event comes.
     fn all_await_flips(&self) -> bool {
-        let screens = self.backend.as_ref().map(|backend| &backend.screens);
-        screens.is_some_and(|screens| screens.iter().all(|screen| screen.awaits_flip()))
+        let screens = self.backend.iter().flat_map(|backend| &backend.screens);
+        let mut lit = screens.filter(|screen| !screen.is_dark()).peekable();
+        lit.peek().is_some() && lit.all(|screen| screen.awaits_flip())
     }
 
     /// A turn is over: does the patient set rest?

@@ -35,6 +35,8 @@ pub enum Privilege {
     Capture,
     /// Locking the session, and with it unlocking it again.
     SessionLock,
+    /// Switching outputs off and on.
+    OutputPower,
 }
 
 /// `access.rule.action`
@@ -144,6 +146,7 @@ fn privileges(value: &Value<'_>) -> Option<Vec<Privilege>> {
     let words = &[
         ("capture", Privilege::Capture),
         ("session-lock", Privilege::SessionLock),
+        ("output-power", Privilege::OutputPower),
     ];
     let list = value.get_ref().as_array()?;
     let list: Option<Vec<_>> = list.iter().map(|word| choice(word, words)).collect();

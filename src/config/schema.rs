@@ -121,7 +121,10 @@ pub const ACCESS_RULE: Section = Section {
     header: "[[access.rule]]",
     keys: &[
         key("action", "\"allow\" or \"deny\"; required"),
-        key("globals", "a list of \"capture\" and \"session-lock\""),
+        key(
+            "globals",
+            "a list of \"capture\", \"session-lock\" and \"output-power\"",
+        ),
         key(
             "executable",
             "an absolute path such as \"/usr/bin/grim\", \"*\" standing for any characters",

@@ -98,8 +98,18 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
         ),
         ("[[access.rule]]", "action") => (&["'allow'", "'deny'"], &["true", "'grant'"]),
         ("[[access.rule]]", "globals") => (
-            &["['session-lock']", "['capture', 'session-lock']"],
-            &["[]", "'capture'", "['capture', 'shm']", "['*']"],
+            &[
+                "['session-lock']",
+                "['output-power']",
+                "['capture', 'session-lock', 'output-power']",
+            ],
+            &[
+                "[]",
+                "'capture'",
+                "['capture', 'shm']",
+                "['*']",
+                "['power']",
+            ],
         ),
         ("[[access.rule]]", "executable") => (
             &["'/usr/bin/grim'", "'/opt/*/capture'", "'*'"],

@@ -10,12 +10,15 @@ use std::{
 
 use super::{
     table,
-    wire::{Answer, Outcome, Question, Reply, Request, VERSION},
+    wire::{Answer, Outcome, OutputReport, Question, Reply, Request, VERSION},
     VARIABLE,
 };
 
 /// How long the compositor may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is asked whether a screen is switched.
+const POWER_LOOK: Duration = Duration::from_millis(20);
 
 /// How long the pictures of the history may take, and how often it is asked.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(60);
@@ -60,6 +63,9 @@ pub fn message(socket: Option<&Path>, request: Request, json: bool) -> Result<St
     let mut reply = reply_in(&line)?;
     if matches!(reply, Reply::History { .. }) {
         (line, reply) = wait_for_history(&path)?;
+    }
+    if let Reply::Output(report) = reply {
+        (line, reply) = wait_for_power(&path, report)?;
     }
     if json {
         return Ok(line);
@@ -106,6 +112,32 @@ fn reply_in(line: &str) -> Result<Reply, ClientError> {
     match answer.outcome {
         Outcome::Ok(reply) => Ok(reply),
         Outcome::Error(error) => Err(ClientError::Refused(error)),
+    }
+}
+
+/// Switching takes a refresh or two. Gives the line that tells what the outputs are then.
+fn wait_for_power(path: &Path, asked: OutputReport) -> Result<(String, Reply), ClientError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let line = ask(path, &Request::Outputs)?;
+        let Reply::Outputs(outputs) = reply_in(&line)? else {
+            return Err(ClientError::Unreadable(line));
+        };
+        let output = outputs.into_iter().find(|output| output.name == asked.name);
+        let Some(output) = output else {
+            return Err(ClientError::Refused(format!("{} is gone", asked.name)));
+        };
+        if let Some(reason) = &output.power_refused {
+            return Err(ClientError::Refused(reason.clone()));
+        }
+        if output.power == asked.power_wanted {
+            return Ok((line, Reply::Output(output)));
+        }
+        if Instant::now() >= end {
+            let late = format!("{} is not switched yet; the log may tell why", asked.name);
+            return Err(ClientError::Refused(late));
+        }
+        std::thread::sleep(POWER_LOOK);
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::wire::{CaptureReport, ClientReport, LatencyReport, OutputReport, Reply, WindowReport};
+use super::wire::{
+    CaptureReport, ClientReport, LatencyReport, OutputReport, PowerWord, Reply, WindowReport,
+};
 
 /// So many characters of a window's names are shown.
 const NAME_LENGTH: usize = 60;
@@ -22,7 +24,7 @@ pub(super) fn print(reply: &Reply) -> String {
             let path = |file: &String| format!("{}\n", folder.join(file).display());
             state.files.iter().map(path).collect()
         }
-        Reply::Log | Reply::Quit => String::new(),
+        Reply::Output(_) | Reply::Log | Reply::Quit => String::new(),
     }
 }
 
@@ -51,7 +53,7 @@ fn columns(rows: &[Vec<String>]) -> String {
 }
 
 fn outputs_table(outputs: &[OutputReport]) -> String {
-    let mut rows = vec![words("output mode scale flips commits modesets")];
+    let mut rows = vec![words("output mode scale power flips commits modesets")];
     rows.extend(outputs.iter().map(|output| {
         vec![
             output.name.clone(),
@@ -62,12 +64,25 @@ fn outputs_table(outputs: &[OutputReport]) -> String {
                 f64::from(output.refresh_millihertz) / 1000.0
             ),
             output.scale.to_string(),
+            power(output),
             output.flips.to_string(),
             output.commits.to_string(),
             output.modesets.to_string(),
         ]
     }));
     columns(&rows)
+}
+
+fn power(output: &OutputReport) -> String {
+    let word = |word| match word {
+        PowerWord::On => "on",
+        PowerWord::Off => "off",
+    };
+    let (is, wanted) = (word(output.power), word(output.power_wanted));
+    match is == wanted {
+        true => is.to_owned(),
+        false => format!("{is}, soon {wanted}"),
+    }
 }
 
 fn words(text: &str) -> Vec<String> {

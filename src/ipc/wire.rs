@@ -34,6 +34,13 @@ pub enum Request {
     Capture,
     /// The same as OpenMetrics text.
     Metrics,
+    /// Switch a screen off or on.
+    Output {
+        /// The connector's name.
+        name: String,
+        /// What it shall be.
+        power: PowerWord,
+    },
     /// Log by these directives from now on.
     Log {
         /// As `[log] filter` in compositor.toml.
@@ -48,6 +55,17 @@ pub enum Request {
     HistoryState,
     /// End the session, as SIGTERM does.
     Quit,
+}
+
+/// Whether a screen is switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerWord {
+    /// It shows a picture.
+    #[default]
+    On,
+    /// It is dark.
+    Off,
 }
 
 /// A line from the compositor.
@@ -87,6 +105,8 @@ pub enum Reply {
     Capture(Vec<CaptureReport>),
     /// To [`Request::Metrics`].
     Metrics(String),
+    /// To [`Request::Output`]: it is being switched; [`Request::Outputs`] tells when it is.
+    Output(OutputReport),
     /// To [`Request::Log`].
     Log,
     /// To [`Request::History`]: they are being written; [`Request::HistoryState`] tells when they are.
@@ -115,6 +135,12 @@ pub struct OutputReport {
     pub refresh_millihertz: u32,
     /// Pixels per logical pixel.
     pub scale: f64,
+    /// Whether it is on.
+    pub power: PowerWord,
+    /// Whether it is to be: while it is being switched, that is not the same.
+    pub power_wanted: PowerWord,
+    /// Why it is not what was asked for last.
+    pub power_refused: Option<String>,
     /// Page flips so far.
     pub flips: u64,
     /// Commits so far.
@@ -374,6 +400,13 @@ mod tests {
                 },
             ),
             (
+                r#"{"version":1,"request":{"output":{"name":"DP-1","power":"off"}}}"#,
+                Request::Output {
+                    name: "DP-1".to_owned(),
+                    power: PowerWord::Off,
+                },
+            ),
+            (
                 r#"{"version":1,"request":{"history":{"directory":null}}}"#,
                 Request::History { directory: None },
             ),
@@ -395,6 +428,7 @@ mod tests {
             "{}",
             r#"{"version":1,"request":"explode"}"#,
             r#"{"version":1,"request":{"log":{}}}"#,
+            r#"{"version":1,"request":{"output":{"name":"DP-1","power":"dim"}}}"#,
             r#"{"version":1,"request":"quit","more":1}"#,
             r#"{"version":-1,"request":"quit"}"#,
             &"[".repeat(4000),

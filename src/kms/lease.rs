@@ -26,6 +26,14 @@ impl Device {
         self.fd().create_lease(&objects, flags.bits())
     }
 
+    /// The leases that are not over: whose last descriptor is not closed.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub fn leases(&self) -> io::Result<Vec<LeaseId>> {
+        self.fd().list_lessees()
+    }
+
     /// Ends a lease; one that is over is ignored.
     pub fn end_lease(&self, lease: LeaseId) {
         if let Err(error) = self.fd().revoke_lease(lease) {

@@ -11,6 +11,7 @@
 //! | [`props`], [`request`] | typed properties, typed atomic requests |
 //! | [`io`], [`fault`] | the one ioctl that matters as a trait, and the same with injected faults |
 //! | [`pipeline`], [`pipeline_io`], [`modeset`] | one CRTC: pure states, and the commits that follow from them |
+//! | [`power`] | a CRTC that is dark and has the rest still |
 //! | [`foreign`], `lease` | planes that belong to somebody else |
 //! | [`frame`] | what a CRTC shall show |
 //! | [`writeback`], [`drivers`] | pure: may a job be armed, may it be believed |
@@ -33,6 +34,7 @@ mod matching;
 pub mod modeset;
 pub mod pipeline;
 pub mod pipeline_io;
+pub mod power;
 pub mod probe;
 pub mod props;
 pub mod request;

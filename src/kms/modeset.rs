@@ -1,5 +1,6 @@
 //! The commits of a pipeline that need ALLOW_MODESET: switching on with the writeback connector attached, switching off,
-//! coming back after a VT switch, giving the screen back at exit. All of them block; all are rare.
+//! coming back after a VT switch, giving the screen back at exit. All of them block; all are rare. Those that save power are in
+//! [`crate::kms::power`].
 
 use std::time::Duration;
 
@@ -91,6 +92,7 @@ impl Pipeline {
             Err(_) => self.writeback.detached(),
         }
         self.state.modeset();
+        self.blanked = false;
         self.mode = Some(mode);
         self.on_screen = frame.framebuffers();
         self.pending.clear();
@@ -154,7 +156,7 @@ impl Pipeline {
     }
 
     /// Others on our CRTC, and other CRTCs that lose their last connector to us.
-    fn clear_conflicts(
+    pub(super) fn clear_conflicts(
         &self,
         request: &mut AtomicRequest,
         snapshot: &Snapshot,
@@ -226,8 +228,14 @@ impl Pipeline {
             return Ok(());
         }
         self.state.may_modeset()?;
-        let off = self.off_request();
-        let taken = self.device.commit(&off, AtomicCommitFlags::ALLOW_MODESET);
+        let mut off = AtomicRequest::new(self.crtc.id);
+        self.add_off(&mut off);
+        self.commit_off(&off)
+    }
+
+    /// Commits a request that switches the CRTC off, or what of that is possible under a foreign plane.
+    pub(super) fn commit_off(&mut self, off: &AtomicRequest) -> Result<(), CommitError> {
+        let taken = self.device.commit(off, AtomicCommitFlags::ALLOW_MODESET);
         match taken {
             Err(error) if error.is_about_configuration() && self.is_shared() => {
                 debug!(target: "vitrine::kms", output = %self.name, %error, "another's plane is on the CRTC; leaving it on");
@@ -256,8 +264,8 @@ impl Pipeline {
         request
     }
 
-    fn off_request(&self) -> AtomicRequest {
-        let mut request = AtomicRequest::new(self.crtc.id);
+    /// Planes, connectors and CRTC off.
+    pub(super) fn add_off(&self, request: &mut AtomicRequest) {
         for props in self.plane_props.values() {
             request.hide(props);
         }
@@ -268,7 +276,6 @@ impl Pipeline {
             request.route(connector, None);
         }
         request.disable(&self.crtc);
-        request
     }
 
     fn after_off(&mut self) {
@@ -353,7 +360,8 @@ fn forget_moment(frame: &mut FrameState) {
 impl Drop for Pipeline {
     // Runs before the fields drop: removing a framebuffer that is still shown would switch its plane off untidily.
     fn drop(&mut self) {
-        if !self.state.is_on() {
+        let blank = self.blanked && self.state.state() == State::Off;
+        if !self.state.is_taken() && !blank {
             return;
         }
         match self.restore() {

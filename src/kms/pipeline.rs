@@ -13,6 +13,8 @@ pub const FLIP_LOST_AFTER: Duration = Duration::from_secs(12);
 pub enum State {
     /// Switched off, or never switched on.
     Off,
+    /// Dark to save power: it shows nothing, and has its mode, its connectors and its planes still.
+    Asleep,
     /// On, and nothing is under way: a commit is allowed.
     Idle,
     /// A commit waits for its flip event.
@@ -79,8 +81,13 @@ impl PipelineState {
     pub fn is_on(&self) -> bool {
         match self.state {
             State::Idle | State::FlipPending { .. } => true,
-            State::Off | State::Paused { .. } => false,
+            State::Off | State::Asleep | State::Paused { .. } => false,
         }
+    }
+
+    /// Whether something of ours is on the CRTC that it must be freed of at the end.
+    pub fn is_taken(&self) -> bool {
+        self.is_on() || self.state == State::Asleep
     }
 
     /// Whether a frame commit is possible now.
@@ -90,7 +97,7 @@ impl PipelineState {
     pub fn may_commit(&self) -> Result<(), Blocked> {
         match self.state {
             State::Idle => Ok(()),
-            State::Off => Err(Blocked::Off),
+            State::Off | State::Asleep => Err(Blocked::Off),
             State::FlipPending { .. } => Err(Blocked::FlipPending),
             State::Paused { .. } => Err(Blocked::Paused),
         }
@@ -102,7 +109,7 @@ impl PipelineState {
     /// [`Blocked::Paused`].
     pub fn may_modeset(&self) -> Result<(), Blocked> {
         match self.state {
-            State::Off | State::Idle | State::FlipPending { .. } => Ok(()),
+            State::Off | State::Asleep | State::Idle | State::FlipPending { .. } => Ok(()),
             State::Paused { .. } => Err(Blocked::Paused),
         }
     }
@@ -120,11 +127,17 @@ impl PipelineState {
         self.state = State::Idle;
     }
 
+    /// The CRTC is dark and keeps the rest.
+    pub fn slept(&mut self) {
+        debug_assert!(self.is_taken());
+        self.state = State::Asleep;
+    }
+
     /// The CRTC was switched off.
     pub fn disabled(&mut self) {
         self.state = match self.state {
             State::Paused { .. } => State::Paused { was_on: false },
-            State::Off | State::Idle | State::FlipPending { .. } => State::Off,
+            State::Off | State::Asleep | State::Idle | State::FlipPending { .. } => State::Off,
         };
     }
 
@@ -139,9 +152,11 @@ impl PipelineState {
                 self.state = State::Idle;
                 Flip::Done
             }
-            State::Off | State::Idle | State::FlipPending { .. } | State::Paused { .. } => {
-                Flip::Stale
-            }
+            State::Off
+            | State::Asleep
+            | State::Idle
+            | State::FlipPending { .. }
+            | State::Paused { .. } => Flip::Stale,
         }
     }
 
@@ -149,7 +164,7 @@ impl PipelineState {
     pub fn flip_deadline(&self) -> Option<Time> {
         match self.state {
             State::FlipPending { since } => Some(since + FLIP_LOST_AFTER),
-            State::Off | State::Idle | State::Paused { .. } => None,
+            State::Off | State::Asleep | State::Idle | State::Paused { .. } => None,
         }
     }
 
@@ -167,7 +182,7 @@ impl PipelineState {
     pub fn pause(&mut self) {
         self.state = match self.state {
             State::Idle | State::FlipPending { .. } => State::Paused { was_on: true },
-            State::Off => State::Paused { was_on: false },
+            State::Off | State::Asleep => State::Paused { was_on: false },
             State::Paused { was_on } => State::Paused { was_on },
         };
     }
@@ -179,7 +194,7 @@ impl PipelineState {
                 self.state = State::Off;
                 was_on
             }
-            State::Off | State::Idle | State::FlipPending { .. } => false,
+            State::Off | State::Asleep | State::Idle | State::FlipPending { .. } => false,
         }
     }
 
@@ -190,6 +205,7 @@ impl PipelineState {
             assert!(self.owed > 0, "a pending flip without an event to come");
         }
         assert_eq!(self.may_commit().is_ok(), self.state == State::Idle);
+        assert!(self.is_taken() || !self.is_on());
         assert_eq!(
             self.flip_deadline().is_some(),
             self.may_commit() == Err(Blocked::FlipPending)
@@ -232,9 +248,35 @@ mod tests {
         assert_eq!(state.may_commit(), Ok(()));
     }
 
+    #[test]
+    fn a_sleeping_crtc_takes_no_frame_and_is_lit_by_a_modeset() {
+        let mut state = PipelineState::default();
+        state.modeset();
+        state.committed(at(0));
+        state.slept();
+        assert_eq!(state.may_commit(), Err(Blocked::Off));
+        assert!(!state.is_on() && state.is_taken());
+        // The flip that was pending is nobody's any more.
+        assert_eq!(state.flipped(), Flip::Stale);
+        assert_eq!(state.flip_deadline(), None);
+        state.modeset();
+        assert_eq!(state.may_commit(), Ok(()));
+    }
+
+    #[test]
+    fn a_crtc_that_slept_before_a_pause_is_not_lit_after_it() {
+        let mut state = PipelineState::default();
+        state.modeset();
+        state.slept();
+        state.pause();
+        assert!(!state.resume());
+        assert_eq!(state.state(), State::Off);
+    }
+
     #[derive(Debug, Clone)]
     enum Op {
         Modeset,
+        Sleep,
         Commit,
         Flip,
         Disable,
@@ -246,6 +288,7 @@ mod tests {
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
             1 => Just(Op::Modeset),
+            1 => Just(Op::Sleep),
             3 => Just(Op::Commit),
             3 => Just(Op::Flip),
             1 => Just(Op::Disable),
@@ -266,6 +309,7 @@ mod tests {
             for op in ops {
                 match op {
                     Op::Modeset => if state.may_modeset().is_ok() { state.modeset() },
+                    Op::Sleep => if state.is_taken() { state.slept() },
                     Op::Commit => if state.may_commit().is_ok() {
                         last += 1;
                         queue.push_back(last);

@@ -72,6 +72,8 @@ pub struct Pipeline {
     /// Planes that are on.
     pub(crate) shown: Vec<plane::Handle>,
     pub(crate) saved: Option<SavedState>,
+    /// Switched off by [`Pipeline::blank`], and not on since.
+    pub(crate) blanked: bool,
     pub(crate) on_screen: Vec<Arc<Framebuffer>>,
     pub(crate) pending: Vec<Arc<Framebuffer>>,
     jobs: HashMap<JobId, Job>,
@@ -140,6 +142,7 @@ impl Pipeline {
             last: None,
             shown: Vec::new(),
             saved: SavedState::read(fd, &snapshot, crtc, foreign)?,
+            blanked: false,
             on_screen: Vec::new(),
             pending: Vec::new(),
             jobs: HashMap::new(),

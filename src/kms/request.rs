@@ -151,6 +151,11 @@ impl AtomicRequest {
         self
     }
 
+    /// Lights a CRTC that has a mode, or darkens it. It keeps the mode.
+    pub fn light(&mut self, crtc: &CrtcProps, lit: bool) -> &mut Self {
+        self.set(crtc.id, crtc.active, u64::from(lit))
+    }
+
     /// Switches a CRTC off.
     pub fn disable(&mut self, crtc: &CrtcProps) -> &mut Self {
         self.set(crtc.id, crtc.active, 0)

@@ -9,7 +9,9 @@ mod strict;
 
 use std::fmt::Write;
 
-use crate::ipc::wire::{CaptureReport, ClientReport, LatencyReport, OutputReport, WindowReport};
+use crate::ipc::wire::{
+    CaptureReport, ClientReport, LatencyReport, OutputReport, PowerWord, WindowReport,
+};
 
 pub use self::file::MetricsFile;
 
@@ -262,6 +264,12 @@ pub fn openmetrics(snapshot: &Snapshot) -> String {
         for output in &snapshot.outputs {
             text.sample(name, "_total", &[("output", &output.name)], value(output));
         }
+    }
+    let name = "vitrine_output_on";
+    text.family(name, "gauge", "Whether the screen is on (1) or off (0).");
+    for output in &snapshot.outputs {
+        let on = u64::from(output.power == PowerWord::On);
+        text.sample(name, "", &[("output", &output.name)], on);
     }
     for (name, help, value) in CAPTURE_COUNTERS {
         text.family(name, "counter", help);

@@ -8,6 +8,7 @@ use smithay::{
 use super::{
     chain::{self, Chain},
     cursor_plane::CursorPlane,
+    power::Power,
     producer::Reporter,
     render_jobs::RenderJobs,
     ring::{CaptureBuffers, CaptureBuffersError},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     capture::{OutputCapture, PerView},
     config::ProducerChoice,
-    kms::{self, modeset::refresh_of, topology::Sink, CommitError, FrameState},
+    kms::{self, modeset::refresh_of, pipeline::State, topology::Sink, CommitError, FrameState},
     render::{Mark, SceneDamage, SlotDamage},
     time::Time,
 };
@@ -170,6 +171,7 @@ impl Screen {
             job_refusals: 0,
             next_job: 1,
             paused: false,
+            power: Power::default(),
             flips: 0,
             missed: 0,
             yielded: 0,
@@ -178,7 +180,7 @@ impl Screen {
         })
     }
 
-    /// Draws the first frame and sets the mode with it, the writeback connector attached.
+    /// Draws the first frame and sets the mode with it, the writeback connector attached; or lights the screen again with it.
     pub(super) fn bring_up(&mut self, context: &mut StepContext<'_>, step: &mut Step) {
         if let Some(retry) = self.retry_at.filter(|retry| *retry > context.now) {
             step.wake_at(Some(retry));
@@ -192,7 +194,7 @@ impl Screen {
             return;
         };
         let frame = FrameState::primary(self.primary(index));
-        match self.pipeline.modeset(self.mode, &frame, context.now) {
+        match self.light(&frame, context.now) {
             Ok(report) => self.brought_up(index, report, context),
             Err(error) => {
                 match error {
@@ -210,6 +212,27 @@ impl Screen {
         }
         // What came meanwhile is drawn in the next step.
         step.wake_at(Some(context.now));
+    }
+
+    /// Shows the first frame: on a CRTC that sleeps by the least that does it, else, or if that is refused, by a modeset.
+    fn light(&mut self, frame: &FrameState, now: Time) -> Result<kms::ModesetReport, kms::Error> {
+        if self.pipeline.state() == State::Asleep {
+            match self.pipeline.wake(frame) {
+                Ok(attached) => {
+                    let before = || self.no_writeback.clone().unwrap_or_default();
+                    return Ok(kms::ModesetReport {
+                        writeback_attached: attached.then_some(()).ok_or_else(before),
+                    });
+                }
+                Err(error) if error.is_about_configuration() => {
+                    tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the output cannot just be lit again; setting its mode anew");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let report = self.pipeline.modeset(self.mode, frame, now)?;
+        self.targets.clear();
+        Ok(report)
     }
 
     fn brought_up(
@@ -233,7 +256,6 @@ impl Screen {
         self.shown_cursor = None;
         self.cursor_dirty = true;
         self.slot_contents.forget_all();
-        self.targets.clear();
         let full = crate::geometry::Rect::from_size(self.size());
         context.capture.committed(&[full], None);
         if let Some(reason) = &self.no_writeback {
@@ -244,6 +266,7 @@ impl Screen {
             tracing::warn!(target: "vitrine::output", output = %self.output.name(), %reason, "no writeback on this output: {what}");
         }
         self.callbacks_due = Some(context.now);
+        self.now_lit(context.capture);
     }
 
     pub(super) fn size(&self) -> crate::geometry::Size {
@@ -344,6 +367,18 @@ impl Screen {
         let _entered = span.enter();
         self.paused = false;
         self.retry_at = None;
+        if self.is_wanted_off() {
+            self.resume_dark();
+        } else {
+            self.resume_lit();
+        }
+        self.uncommitted = Some(Changes::default());
+        self.slot_contents.forget_all();
+        self.scene_dirty = true;
+        self.cursor_dirty = true;
+    }
+
+    fn resume_lit(&mut self) {
         match self.pipeline.resume(Time::now()) {
             Ok(Some(report)) => {
                 self.no_writeback = report.writeback_attached.err();
@@ -354,10 +389,6 @@ impl Screen {
                 tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the screen does not come back yet");
             }
         }
-        self.uncommitted = Some(Changes::default());
-        self.slot_contents.forget_all();
-        self.scene_dirty = true;
-        self.cursor_dirty = true;
     }
 
     /// One line with what this screen did, for operators and tests.

@@ -90,6 +90,38 @@ pub fn presented(
     );
 }
 
+/// The frame will not be on the screen.
+pub fn discarded(mut feedback: OutputPresentationFeedback) {
+    feedback.discarded();
+}
+
+/// Discards the feedback that clients ask for with what is shown on this output alone, which is off.
+pub fn discard(shell: &Shell, output: &Output) {
+    let unseen = RenderElementStates::default();
+    let mut feedback = OutputPresentationFeedback::new(output);
+    let on_output = |_: &WlSurface, _: &SurfaceData| Some(output.clone());
+    let flags = |surface: &WlSurface, _: &SurfaceData| {
+        surface_presentation_feedback_flags_from_states(surface, &unseen)
+    };
+    match shell.curtain() {
+        Some(curtain) => {
+            if let Some(surface) = curtain.surface_on(output) {
+                take_presentation_feedback_surface_tree(surface, &mut feedback, on_output, flags);
+            }
+        }
+        None => {
+            let windows = shell.space.elements_for_output(output);
+            for window in windows.filter(|window| {
+                // Elsewhere it may be seen.
+                shell.space.outputs_for_element(window).len() == 1
+            }) {
+                window.take_presentation_feedback(&mut feedback, on_output, flags);
+            }
+        }
+    }
+    feedback.discarded();
+}
+
 /// Frame callbacks of what was drawn, until it is on the screen. What a client commits in between waits for its own flip:
 /// a client that draws on its callback would otherwise replace pictures that nobody saw.
 ///

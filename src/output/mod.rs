@@ -16,6 +16,7 @@ mod lending;
 mod passthrough;
 mod picture;
 mod pointer;
+mod power;
 mod produce;
 mod producer;
 mod render_jobs;
@@ -46,6 +47,7 @@ use crate::{
 
 pub use copier::{Copier, Filled, Order, Owner, Unfilled, Work};
 pub use describe::describe;
+pub use power::{PowerMode, PowerNews, PowerReport};
 pub use report::ScreenReport;
 pub use screen::{Screen, ScreenError, ScreenSetup};
 pub use window_slot::WindowSlot;

@@ -1,12 +1,14 @@
 //! What a screen did so far, for people and programs who ask.
 
-use super::screen::Screen;
+use super::{power::PowerMode, power::PowerReport, screen::Screen};
 use crate::capture::View;
 use crate::kms::{self, writeback::Trust, writeback::WritebackStats, CrtcStats};
 
 /// A screen's counters and states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScreenReport {
+    /// Whether it is on, and is to be.
+    pub power: PowerReport,
     /// The mode's width and height.
     pub size: (u32, u32),
     /// Page flips.
@@ -32,6 +34,11 @@ impl Screen {
     pub fn status(&self, device: &kms::Device) -> ScreenReport {
         let (width, height) = self.mode.size();
         let decision = *self.decisions().get(View::WithCursor);
+        let power = self.power();
+        let (producer, reason) = match power.mode {
+            PowerMode::On => (decision.name(), decision.reason.to_string()),
+            PowerMode::Off => ("none", "the output is off".to_owned()),
+        };
         ScreenReport {
             size: (u32::from(width), u32::from(height)),
             flips: self.flips,
@@ -39,8 +46,9 @@ impl Screen {
             crtc: device.stats().of(self.pair.1),
             jobs: self.pipeline.writeback().stats(),
             trust: self.pipeline.writeback().trust(),
-            producer: decision.name(),
-            reason: decision.reason.to_string(),
+            producer,
+            reason,
+            power,
             no_writeback: self.no_writeback.clone().or_else(|| self.no_ring.clone()),
         }
     }

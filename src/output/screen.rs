@@ -19,6 +19,7 @@ use super::{
     chain::Chain,
     cursor_plane::{CursorPlane, Shown},
     feedback,
+    power::Power,
     produce::ArmedJobs,
     producer::Reporter,
     render_jobs::RenderJobs,
@@ -141,6 +142,7 @@ pub struct Screen {
     pub(super) job_refusals: u32,
     pub(super) next_job: u64,
     pub(super) paused: bool,
+    pub(super) power: Power,
     pub(super) flips: u64,
     /// Commits without a job although a capture client wanted the frame, because of the writeback connector's state.
     pub(super) missed: u64,
@@ -179,7 +181,13 @@ impl Screen {
 
     /// Whether this screen shows nothing of a locked session: the curtain was flipped to, or nothing of ours is shown at all.
     pub fn is_covered(&self) -> bool {
-        self.cover.shown || self.paused || self.pipeline.state() == kms::pipeline::State::Off
+        self.cover.shown || self.paused || self.is_dark()
+    }
+
+    /// Whether nothing of ours is shown before a modeset.
+    pub fn is_dark(&self) -> bool {
+        use kms::pipeline::State;
+        matches!(self.pipeline.state(), State::Off | State::Asleep)
     }
 
     /// Does what is due now.
@@ -193,9 +201,12 @@ impl Screen {
         self.tick(context, &mut step);
         self.take_back_lent(context.capture, context.now);
         self.place_mark(context);
+        if self.is_wanted_off() && self.step_off(context, &mut step) {
+            return step;
+        }
         self.retry_ring(context, &mut step);
         self.send_due_callbacks(context);
-        if self.pipeline.state() == kms::pipeline::State::Off {
+        if self.is_dark() {
             self.bring_up(context, &mut step);
             return step;
         }
@@ -238,7 +249,7 @@ impl Screen {
     }
 
     /// When something that is under way counts as late. What may begin is the plan's business.
-    fn watchdog(&self, now: Time) -> Option<Time> {
+    pub(super) fn watchdog(&self, now: Time) -> Option<Time> {
         let under_way = self.is_flip_pending() || self.pipeline.writeback().in_flight().is_some();
         self.pipeline
             .next_deadline(now)

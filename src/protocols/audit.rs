@@ -1,9 +1,24 @@
-//! Who captured what: one event in the log when a capture begins and one when it ends, whatever ends it.
+//! Who captured what: one event in the log when a capture begins and one when it ends, whatever ends it. And who switched a
+//! screen.
 
 use crate::{
     capture::{Producer, SessionId},
     policy::{Peer, Sandbox},
 };
+
+/// A client switches an output off or on.
+pub fn output_power(peer: &Peer, output: &str, on: bool) {
+    let none = Sandbox::default();
+    let sandbox = peer.sandbox().unwrap_or(&none);
+    tracing::info!(
+        target: "vitrine::audit",
+        pid = peer.pid, uid = peer.uid, executable = ?peer.executable.as_deref().unwrap_or("?".as_ref()),
+        origin = peer.origin.name(), sandbox_engine = ?sandbox.engine, app_id = ?sandbox.app_id,
+        instance_id = ?sandbox.instance_id,
+        protocol = "wlr-output-power-management", output, power = if on { "on" } else { "off" },
+        "output is switched"
+    );
+}
 
 /// A capture, from its begin to its end: dropping it writes the second event.
 ///

@@ -22,6 +22,7 @@ pub mod ext_image_capture_source;
 pub mod ext_image_copy_capture;
 pub mod ext_session_lock;
 pub mod wlr_export_dmabuf;
+pub mod wlr_output_power;
 pub mod wlr_screencopy;
 pub mod xdg_output;
 
@@ -48,6 +49,7 @@ use self::{
     wlr_screencopy::ScreencopyManager,
 };
 
+pub use audit::output_power as audit_output_power;
 pub use shm_guard::GuardedShm;
 pub use source::CaptureSource;
 pub use surface_guard::GuardedSurfaces;

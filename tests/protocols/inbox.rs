@@ -113,6 +113,8 @@ pub enum Told {
     AppId(String),
     Identifier(String),
     Closed,
+    PowerMode(bool),
+    PowerFailed,
 }
 
 /// All that a client was told and that no test has looked at.

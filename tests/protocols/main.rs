@@ -25,6 +25,7 @@ mod export_dmabuf;
 #[allow(dead_code, reason = "the tests on the virtual display use the rest")]
 mod hands;
 mod inbox;
+mod output_power;
 mod passthrough;
 mod rights;
 mod screencopy;

@@ -4,6 +4,7 @@
 //! Only these files know how the state looks: the tests use [`Server`] only.
 
 mod hardware;
+mod power;
 mod state;
 mod windows;
 
@@ -30,7 +31,9 @@ use vitrine::{
         OutputCapture, PerView, Producer, Skip, SlotId, SlotMemory,
     },
     geometry::Rect,
-    protocols::{self, CaptureProtocols, CursorView, LoopTask, ObjectCounts},
+    protocols::{
+        self, wlr_output_power::OutputPowers, CaptureProtocols, CursorView, LoopTask, ObjectCounts,
+    },
     time::Time,
 };
 use wayland_server::{Client, Display, DisplayHandle};
@@ -103,6 +106,7 @@ impl Server {
             cursor: None,
             toplevels: ForeignToplevelListState::new_with_filter::<State>(&handle, allowed),
             windows: Vec::new(),
+            powers: OutputPowers::new::<State>(&handle, allowed),
         };
         let mut server = Self {
             display,
@@ -137,6 +141,7 @@ impl Server {
     pub fn revoke(&mut self, nth: usize) {
         self.clients[nth].denied.store(true, Ordering::Relaxed);
         protocols::rights_changed(&mut self.state);
+        self.power_rights_changed();
         for nth in 0..self.state.screens.len() {
             self.replace_slots(nth);
         }
@@ -165,6 +170,7 @@ impl Server {
             pixels: Vec::new(),
             size: (0, 0),
             slots: Vec::new(),
+            power: Default::default(),
         });
         self.set_mode(self.state.screens.len() - 1, WIDTH, HEIGHT);
     }
@@ -247,6 +253,7 @@ impl Server {
         let screen = self.state.screens.remove(nth);
         self.handle().remove_global::<State>(screen.global);
         protocols::output_gone(&mut self.state, &screen.output);
+        self.power_of_gone(&screen.output);
         self.dispatch();
     }
 

@@ -21,11 +21,14 @@ use wayland_protocols::wp::security_context::v1::client::{
     wp_security_context_manager_v1::WpSecurityContextManagerV1 as ContextManager,
     wp_security_context_v1::WpSecurityContextV1 as Context,
 };
+use wayland_protocols_wlr::output_power_management::v1::client::zwlr_output_power_manager_v1::ZwlrOutputPowerManagerV1;
 
 use crate::{
-    clients::{identify, programs, screencopy::ScreencopyManager, Client, Exporter, State},
+    clients::{
+        identify, programs, screencopy::ScreencopyManager, Client, Exporter, OutputPower, State,
+    },
     machine::{self, Machine, SECOND},
-    rights::{sees, CAPTURE, LOCK},
+    rights::{sees, CAPTURE, OTHERS},
     stage::{Setup, Stage},
 };
 
@@ -65,11 +68,11 @@ fn a_sandboxed_client_sees_no_capture_global_and_cannot_make_a_sandbox() {
         let stage = Setup::default().start(guest);
         let mut outside = stage.client();
         assert_eq!(sees(&outside, &CAPTURE), [true; 6]);
-        assert_eq!(sees(&outside, &LOCK), [true]);
+        assert_eq!(sees(&outside, &OTHERS), [true; 2]);
         assert_eq!(sees(&outside, &[CONTEXTS]), [true]);
         let (inside, _end) = sandboxed(&mut outside, "org.example.Game");
         assert_eq!(sees(&inside, &CAPTURE), [false; 6]);
-        assert_eq!(sees(&inside, &LOCK), [false]);
+        assert_eq!(sees(&inside, &OTHERS), [false; 2]);
         assert_eq!(sees(&inside, &[CONTEXTS]), [false]);
         assert_eq!(sees(&inside, &["wl_output", "xdg_wm_base"]), [true; 2]);
         stage.finish("Virtual-1");
@@ -85,11 +88,11 @@ fn a_rule_lets_one_sandboxed_app_capture_and_its_name_is_in_the_audit() {
         painter.present(&mut outside, 5).unwrap();
         let (other, _end) = sandboxed(&mut outside, "org.example.Game");
         assert_eq!(sees(&other, &CAPTURE), [false; 6]);
-        assert_eq!(sees(&other, &LOCK), [false]);
+        assert_eq!(sees(&other, &OTHERS), [false; 2]);
         let (mut cast, _end) = sandboxed(&mut outside, "org.example.Cast");
         // A rule is about capture alone.
         assert_eq!(sees(&cast, &CAPTURE), [true; 6]);
-        assert_eq!(sees(&cast, &LOCK), [false]);
+        assert_eq!(sees(&cast, &OTHERS), [false; 2]);
         let exporter = Exporter::new(&cast).unwrap();
         let output = cast.output(None).unwrap();
         let frame = exporter.capture(&mut cast, &output, true).unwrap().frame();
@@ -119,6 +122,42 @@ fn a_rule_lets_one_sandboxed_app_capture_and_its_name_is_in_the_audit() {
             assert!(events[1].contains(part), "no {part} in {}", events[1]);
         }
         stage.finish("Virtual-1");
+    });
+}
+
+#[test]
+fn a_rule_for_the_power_of_outputs_gives_nothing_else() {
+    machine::boot(Machine::default(), |guest| {
+        let rules = "[access]\ndefault = 'deny'\n\
+                     [[access.rule]]\naction = 'allow'\nglobals = ['output-power']\n\
+                     app_id = 'org.example.Idle'\n";
+        let stage = Setup::default().with(rules).start(guest);
+        let mut outside = stage.client();
+        assert_eq!(sees(&outside, &OTHERS), [false; 2]);
+        let (mut idle, _end) = sandboxed(&mut outside, "org.example.Idle");
+        assert_eq!(sees(&idle, &CAPTURE), [false; 6]);
+        assert_eq!(sees(&idle, &OTHERS), [false, true]);
+        let output = idle.output(None).unwrap();
+        let power = OutputPower::of(&mut idle, &output).unwrap();
+        for on in [false, true] {
+            power.set(&mut idle, on).unwrap();
+            assert_eq!(power.is_on(), Some(on));
+        }
+        let log = stage.vitrine.log();
+        let events = audit(&log);
+        assert_eq!(events.len(), 2, "{events:?}");
+        for (event, power) in events.iter().zip(["off", "on"]) {
+            for part in [
+                "output is switched",
+                "origin=\"sandbox\"",
+                "app_id=Some(\"org.example.Idle\")",
+                "output=\"Virtual-1\"",
+                &format!("power=\"{power}\""),
+            ] {
+                assert!(event.contains(part), "no {part} in {event}");
+            }
+        }
+        assert_eq!(stage.finish("Virtual-1").get("modesets"), 3);
     });
 }
 
@@ -245,6 +284,7 @@ fn a_sandboxed_client_that_guesses_a_globals_number_is_refused() {
         guess::<ContextManager>(&mut outside);
         guess::<ScreencopyManager>(&mut outside);
         guess::<ExtSessionLockManagerV1>(&mut outside);
+        guess::<ZwlrOutputPowerManagerV1>(&mut outside);
         stage.finish("Virtual-1");
     });
 }
@@ -267,7 +307,7 @@ fn an_allow_list_admits_exactly_the_named_program() {
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 1).unwrap();
         assert_eq!(sees(&client, &CAPTURE), [false; 6]);
-        assert_eq!(sees(&client, &LOCK), [false]);
+        assert_eq!(sees(&client, &OTHERS), [false; 2]);
         for protocol in ["export", "copy"] {
             let capture = |path: &Path| {
                 let mut command = std::process::Command::new(path);
@@ -307,7 +347,7 @@ fn clients_of_the_privileged_socket_have_the_rights_that_others_have_not() {
         let (mut public, mut painter) = stage.painter();
         painter.present(&mut public, 3).unwrap();
         assert_eq!(sees(&public, &CAPTURE), [false; 6]);
-        assert_eq!(sees(&public, &LOCK), [false]);
+        assert_eq!(sees(&public, &OTHERS), [false; 2]);
         let socket = runtime("wayland-privileged");
         assert_eq!(
             fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
@@ -315,7 +355,7 @@ fn clients_of_the_privileged_socket_have_the_rights_that_others_have_not() {
         );
         let mut privileged = Client::connect(socket).unwrap();
         assert_eq!(sees(&privileged, &CAPTURE), [true; 6]);
-        assert_eq!(sees(&privileged, &LOCK), [true]);
+        assert_eq!(sees(&privileged, &OTHERS), [true; 2]);
         let exporter = Exporter::new(&privileged).unwrap();
         let output = privileged.output(None).unwrap();
         let frame = exporter

@@ -1,8 +1,18 @@
 //! Planes that belong to somebody else: a second process with a DRM lease shows its own pictures on an overlay plane.
 
-use std::{collections::BTreeMap, fs::File, os::fd::AsFd, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap, fs::File, mem::ManuallyDrop, os::fd::AsFd, process::Command,
+    time::Duration,
+};
 
-use drm::control::{plane, Device as _, PlaneType};
+use drm::control::{crtc, framebuffer, plane, Device as _, PlaneType};
+use vitrine::{
+    kms::{
+        assign, Access, Device, FaultPlan, FrameState, Pipeline, PlaneUpdate, Preferences,
+        RingBuffer,
+    },
+    time::Time,
+};
 
 use crate::{
     clients::{clock, programs, Client, CopySession, Exporter, Holding, MemoryKind, Picture, Rect},
@@ -16,11 +26,11 @@ use crate::{
 const AT: (u32, u32) = (320, 240);
 const SIDE: u32 = 64;
 
-fn machine() -> Machine {
+pub fn machine() -> Machine {
     Machine::default().output(Output::new().overlays(2))
 }
 
-fn setup(motion: &str) -> Setup {
+pub fn setup(motion: &str) -> Setup {
     Setup::default().config(&format!(
         "[[output]]\nconnector = \"Virtual-1\"\nmode = \"640x480\"\nmotion = \"{motion}\"\n\
          foreign_planes = [\"overlay:1\"]\nlease_socket = \"vitrine-lease\"\n"
@@ -28,13 +38,13 @@ fn setup(motion: &str) -> Setup {
 }
 
 /// The other process.
-struct Other {
-    process: Proc,
+pub struct Other {
+    pub process: Proc,
     out: std::path::PathBuf,
 }
 
 impl Other {
-    fn start(stage: &Stage<'_>, arguments: &[&str]) -> Self {
+    pub fn start(stage: &Stage<'_>, arguments: &[&str]) -> Self {
         let out = stage.guest.out().join("foreign.txt");
         let mut command: Command = programs::command("foreign-plane").unwrap();
         command.args(["--x", &AT.0.to_string(), "--y", &AT.1.to_string()]);
@@ -303,13 +313,7 @@ fn a_foreign_plane_stays_on_the_screen_when_vitrine_leaves() {
 /// The same without a compositor: whatever happens to the CRTC, a plane on it that is not ours stays as it is.
 #[test]
 fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
-    use vitrine::{
-        kms::{
-            assign, Access, Device, FaultPlan, FrameState, Pipeline, PlaneUpdate, Preferences,
-            ProbeReport, RingBuffer,
-        },
-        time::Time,
-    };
+    use vitrine::kms::ProbeReport;
     machine::boot(machine().services(false), |guest| {
         let file = File::options()
             .read(true)
@@ -388,17 +392,17 @@ fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
     });
 }
 
-/// The whole program on a device whose overlay plane somebody else filled before it came.
-#[test]
-fn a_plane_that_showed_something_before_vitrine_came_is_never_touched() {
-    use vitrine::{
-        kms::{
-            assign, Access, Device, FaultPlan, FrameState, Pipeline, PlaneUpdate, Preferences,
-            RingBuffer,
-        },
-        time::Time,
-    };
-    machine::boot(machine(), |guest| {
+/// A picture on the second overlay plane that was there before Vitrine, and that stays there.
+pub struct ShownBefore {
+    device: Device,
+    overlay: plane::Handle,
+    // What was on the screen before us is there again at the end, so there is nothing more to be given back.
+    _pipeline: ManuallyDrop<Pipeline>,
+    _buffers: [RingBuffer; 2],
+}
+
+impl ShownBefore {
+    pub fn show(guest: &Guest) -> Self {
         let node = File::options().read(true).write(true).open(guest.card());
         let fd = std::os::fd::OwnedFd::from(node.unwrap());
         let fd = smithay::backend::drm::DrmDeviceFd::new(fd.into());
@@ -426,10 +430,27 @@ fn a_plane_that_showed_something_before_vitrine_came_is_never_touched() {
             .push((overlay, whole(&square, (AT.0 as i32, AT.1 as i32))));
         pipeline.modeset(*mode, &frame, Time::now()).unwrap();
         drm::Device::release_master_lock(device.fd()).unwrap();
-        let shown = || {
-            let plane = device.fd().get_plane(overlay).unwrap();
-            (plane.crtc(), plane.framebuffer())
-        };
+        Self {
+            device,
+            overlay,
+            _pipeline: ManuallyDrop::new(pipeline),
+            _buffers: [screen, square],
+        }
+    }
+
+    /// The plane's CRTC and framebuffer now.
+    fn now(&self) -> (Option<crtc::Handle>, Option<framebuffer::Handle>) {
+        let plane = self.device.fd().get_plane(self.overlay).unwrap();
+        (plane.crtc(), plane.framebuffer())
+    }
+}
+
+/// The whole program on a device whose overlay plane somebody else filled before it came.
+#[test]
+fn a_plane_that_showed_something_before_vitrine_came_is_never_touched() {
+    machine::boot(machine(), |guest| {
+        let plane = ShownBefore::show(guest);
+        let shown = || plane.now();
         let before = shown();
         assert!(before.1.is_some());
 
@@ -479,7 +500,5 @@ fn a_plane_that_showed_something_before_vitrine_came_is_never_touched() {
         stage.vitrine.signal(Signal::TERM);
         assert_eq!(stage.vitrine.wait_exit(SECOND * 20).code(), Some(0));
         assert_eq!(shown(), before, "at the end");
-        // What was on the screen before us is there again, so there is nothing more to be given back.
-        std::mem::forget(pipeline);
     });
 }

@@ -10,7 +10,7 @@ use crate::{
     stage::{Setup, Stage},
 };
 
-fn two_screens() -> Machine {
+pub fn two_screens() -> Machine {
     Machine::default()
         .output(Output::new())
         .output(Output::new())
@@ -18,7 +18,11 @@ fn two_screens() -> Machine {
 
 /// Lets all films run until `enough`.
 #[track_caller]
-fn roll_both(films: &mut [&mut Film], what: &str, mut enough: impl FnMut(&[&mut Film]) -> bool) {
+pub fn roll_both(
+    films: &mut [&mut Film],
+    what: &str,
+    mut enough: impl FnMut(&[&mut Film]) -> bool,
+) {
     let end = clock::now() + SECOND * 40;
     while !enough(films) {
         films.iter_mut().for_each(|film| film.turn());
@@ -26,13 +30,13 @@ fn roll_both(films: &mut [&mut Film], what: &str, mut enough: impl FnMut(&[&mut 
     }
 }
 
-fn frames(film: &Film) -> usize {
+pub fn frames(film: &Film) -> usize {
     film.cameras.count("export").min(film.cameras.count("copy"))
 }
 
 /// Waits for an output of this name that is not `old`.
 #[track_caller]
-fn new_output(client: &mut Client, name: &str, old: &OutputInfo) -> OutputInfo {
+pub fn new_output(client: &mut Client, name: &str, old: &OutputInfo) -> OutputInfo {
     let patience = client.patience();
     let found = client.wait_for("a new output", patience, |state| {
         let fits =

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::{
     clients::{
+        clock,
         copy_capture::{picture_of, FailureReason},
-        CopySession, MemoryKind, Painter, PainterOptions,
+        CopySession, MemoryKind, Painter, PainterOptions, Rect,
     },
     control::{assert_png_shows, capture_report, msg, pngs},
     faults::assert_clean,
@@ -14,6 +15,7 @@ use crate::{
     machine::{self, Guest, Machine, Output, SECOND},
     passthrough::{alone, Stream, Viewer, ON},
     pause::{switch_to, OtherSession},
+    power::Switch,
     stage::{Setup, Stage, Summary},
     uinput::Device,
 };
@@ -269,5 +271,72 @@ fn a_screen_that_is_unplugged_under_a_stream_stops_it_and_passes_through_again_w
 fn the_same_with_jobs_that_are_under_way_when_the_screen_goes() {
     machine::boot(two_screens(), |guest| {
         unplugged(guest, "fence:1..10000=late125", 1);
+    });
+}
+
+/// Off with a request under way, on again: the buffers are left alone in the dark, and written by the hardware afterwards.
+fn off_and_on_under_a_stream(guest: &Guest, faults: &str) -> Summary {
+    const ROUNDS: u32 = 4;
+    let stage = Setup::default().with(ON).faults(faults).start(guest);
+    let (mut app, mut painter) = stage.painter();
+    let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
+    let mut switch = Switch::of(&stage, None);
+    for round in 0..ROUNDS {
+        for n in 1..4 {
+            let shown = painter.present(&mut app, round * 10 + n).unwrap();
+            viewer.see(&painter, shown, "before");
+        }
+        // In every second round the screen goes off under a job.
+        let pending = viewer.ask();
+        if round % 2 == 1 {
+            painter.paint(&mut app, round * 10 + 5).unwrap();
+            app.roundtrip().unwrap();
+        }
+        switch.set(false);
+        viewer.client.dispatch_for(SECOND / 2).unwrap();
+        let ended = pending.has_ended();
+        let pictures = viewer.pictures();
+        painter.paint(&mut app, round * 10 + 6).unwrap();
+        app.roundtrip().unwrap();
+        viewer.client.dispatch_for(SECOND / 2).unwrap();
+        viewer.assert_untouched(&pictures, "in the dark");
+        assert_eq!(pending.has_ended(), ended, "answered in the dark");
+        let since = clock::now();
+        switch.set(true);
+        let frame = viewer.wait(pending);
+        let frame = match ended {
+            // It was, before the screen went off.
+            true => viewer.capture(),
+            false => frame,
+        };
+        assert!(frame.presented >= since);
+        let expected = painter.expected();
+        frame.picture.assert_same(&expected, "after");
+        assert_eq!(frame.damage, [Rect::new(0, 0, 640, 480)]);
+        std::thread::sleep(SECOND / 5);
+        picture_of(viewer.buffer()).assert_same(&expected, "after `ready`");
+    }
+    let summary = stage.finish("Virtual-1");
+    println!("{summary:?}");
+    assert_eq!(summary.get("modesets"), u64::from(1 + 2 * ROUNDS));
+    assert_eq!(summary.get("imports"), 2, "once per buffer");
+    assert_eq!(summary.get("lost"), 0);
+    assert_clean(&guest.dmesg());
+    summary
+}
+
+#[test]
+fn a_stream_whose_screen_goes_off_passes_through_again_when_it_is_on() {
+    machine::boot(Machine::default(), |guest| {
+        let summary = off_and_on_under_a_stream(guest, "");
+        assert!(summary.get("passthrough") >= 12);
+    });
+}
+
+#[test]
+fn a_late_job_into_a_clients_memory_is_not_believed_when_its_screen_goes_off() {
+    machine::boot(Machine::default(), |guest| {
+        let summary = off_and_on_under_a_stream(guest, "fence:4..1000=late150");
+        assert!(summary.get("late") >= 1);
     });
 }

@@ -32,8 +32,11 @@ pub const CAPTURE: [&str; 6] = [
     "zwlr_screencopy_manager_v1",
 ];
 
-/// What locks and unlocks the session, a right of its own.
-pub const LOCK: [&str; 1] = ["ext_session_lock_manager_v1"];
+/// What locks and unlocks the session, and what switches outputs: each a right of its own.
+pub const OTHERS: [&str; 2] = [
+    "ext_session_lock_manager_v1",
+    "zwlr_output_power_manager_v1",
+];
 
 pub fn sees(client: &Client, globals: &[&str]) -> Vec<bool> {
     let sees = |global: &&str| client.version_of(global).is_some();
@@ -168,9 +171,9 @@ fn revoke(guest: &Guest, lines: &str, buffers: usize) -> Summary {
         assert!(matches!(end, CopyOutcome::Failed(FailureReason::Stopped)));
     }
     assert_eq!(sees(&loser.client, &CAPTURE), [false; 6]);
-    assert_eq!(sees(&loser.client, &LOCK), [false]);
+    assert_eq!(sees(&loser.client, &OTHERS), [false; 2]);
     assert_eq!(sees(&other.client, &CAPTURE), [true; 6]);
-    assert_eq!(sees(&other.client, &LOCK), [true]);
+    assert_eq!(sees(&other.client, &OTHERS), [true; 2]);
 
     // The next picture of another client: the job that was in flight is over.
     let last = n;
@@ -210,12 +213,12 @@ fn revoke(guest: &Guest, lines: &str, buffers: usize) -> Summary {
     );
     loser.client.roundtrip().unwrap();
     assert_eq!(sees(&loser.client, &CAPTURE), [false; 6]);
-    assert_eq!(sees(&loser.client, &LOCK), [false]);
+    assert_eq!(sees(&loser.client, &OTHERS), [false; 2]);
     assert_eq!(identify(&other.capture()), Some(n));
     reload(guest, &mut stage, OPEN, "access rules changed");
     loser.client.roundtrip().unwrap();
     assert_eq!(sees(&loser.client, &CAPTURE), [true; 6]);
-    assert_eq!(sees(&loser.client, &LOCK), [true]);
+    assert_eq!(sees(&loser.client, &OTHERS), [true; 2]);
     let mut again = captor(loser.client);
     assert_eq!(identify(&again.capture()), Some(n));
     let summary = stage.finish("Virtual-1");

@@ -9,13 +9,13 @@ use crate::{
 };
 
 /// The second screen's connector is unplugged, so that its CRTC and writeback connector are free.
-fn machine() -> Machine {
+pub fn machine() -> Machine {
     Machine::default()
         .output(Output::new())
         .output(Output::new().connected(false))
 }
 
-const CONFIG: &str = "[[output]]\nconnector = \"Virtual-*\"\nmode = \"800x600\"\n\
+pub const CONFIG: &str = "[[output]]\nconnector = \"Virtual-*\"\nmode = \"800x600\"\n\
                       [[output]]\nconnector = \"Writeback-2\"\nsink = \"writeback\"\nmode = \"640x480\"\n";
 
 #[test]

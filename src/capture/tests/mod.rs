@@ -15,6 +15,7 @@ mod history;
 mod liveness;
 mod model;
 mod motion;
+mod rest;
 mod ring;
 mod rules;
 mod stream;

@@ -93,6 +93,9 @@ const CURSOR: u64 = u64::MAX / 2;
 pub struct World {
     pub capture: OutputCapture,
     pub now: u64,
+    /// The output is off, and frames before this one are of before it was.
+    resting: bool,
+    not_before: FrameSeq,
     memory: BTreeMap<SlotId, Arc<Stamped>>,
     screen: Picture,
     /// Where the next commit shows the cursor, and where the last one did.
@@ -128,6 +131,8 @@ impl World {
         let mut world = Self {
             capture: OutputCapture::new(config, REFRESH, Arc::new(|| {})),
             now: 1,
+            resting: false,
+            not_before: FrameSeq(0),
             memory: BTreeMap::new(),
             screen: [[0; CELLS]; CELLS],
             cursor: None,
@@ -174,6 +179,30 @@ impl World {
             .values_mut()
             .for_each(|viewer| viewer.anew = true);
         self.sampled.clear();
+    }
+
+    fn rest(&mut self, off: bool) {
+        match off {
+            true => self.capture.rest(),
+            false => self.capture.end_rest(),
+        }
+        // What the hardware wrote and nobody was told of is taken back, too.
+        if off || self.resting {
+            self.written.clear();
+            self.not_before = FrameSeq(self.capture.next_frame);
+            self.start_anew_in_the_same_ring();
+        }
+        self.resting = off;
+        assert_eq!(self.capture.is_resting(), off);
+        if off {
+            assert_eq!(self.capture.demand(self.now()), Demand::None);
+        }
+    }
+
+    /// Slots may still be sampled: the ring is the same.
+    fn start_anew_in_the_same_ring(&mut self) {
+        let viewers = self.viewers.values_mut();
+        viewers.for_each(|viewer| viewer.anew = true);
     }
 
     fn arm(&mut self, cursor: CursorInFrame) -> Option<JobId> {
@@ -492,8 +521,9 @@ impl World {
         self.verify_fences();
     }
 
-    /// The hardware and our GPUs end what they do; nobody releases anything, and fences of clients stay for ever.
+    /// The output is on, the hardware and our GPUs end what they do; nobody releases anything, and fences of clients stay for ever.
     pub fn calm_down(&mut self) {
+        self.rest(false);
         for flying in std::mem::take(&mut self.flying) {
             self.capture.fail(flying.job);
         }

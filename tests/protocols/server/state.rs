@@ -25,7 +25,9 @@ use smithay::{
 use vitrine::{
     capture::{CopyPool, OutputCapture, PlainMemory},
     delegate_capture_protocols, delegate_guarded_shm,
-    protocols::{CaptureHandler, CaptureProtocols, CursorView, LoopSender},
+    protocols::{
+        wlr_output_power::OutputPowers, CaptureHandler, CaptureProtocols, CursorView, LoopSender,
+    },
 };
 use wayland_server::{
     backend::{ClientData, GlobalId},
@@ -33,6 +35,7 @@ use wayland_server::{
     Client,
 };
 
+use super::power::Power;
 use crate::slots::MemorySlot;
 
 /// One screen.
@@ -44,6 +47,7 @@ pub(super) struct Screen {
     pub(super) pixels: Vec<u32>,
     pub(super) size: (i32, i32),
     pub(super) slots: Vec<Arc<MemorySlot>>,
+    pub(super) power: Power,
 }
 
 /// One window. Its frames have one colour.
@@ -70,6 +74,7 @@ pub(super) struct State {
     pub(super) cursor: Option<(usize, CursorView)>,
     pub(super) toplevels: ForeignToplevelListState,
     pub(super) windows: Vec<Window>,
+    pub(super) powers: OutputPowers,
 }
 
 impl ForeignToplevelListHandler for State {

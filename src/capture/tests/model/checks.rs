@@ -11,6 +11,11 @@ impl World {
         damage: &[Rect],
     ) {
         let frame = lease.frame();
+        assert!(!self.resting, "a frame of an output that is off");
+        assert!(
+            frame.seq >= self.not_before,
+            "a frame of before the output was off"
+        );
         let viewer = self
             .viewers
             .get_mut(&session)
@@ -60,6 +65,7 @@ impl World {
         shows: &Shows,
         damage: &[Rect],
     ) {
+        assert!(!self.resting, "a frame of an output that is off");
         let viewer = self.viewers.get_mut(&session).unwrap();
         assert!(
             viewer.waiting.remove(&request),

@@ -33,6 +33,8 @@ pub enum Op {
     Advance(u64),
     Resize(usize),
     Clear,
+    /// The output is switched off, or on again.
+    Rest(bool),
 }
 
 pub fn op() -> impl Strategy<Value = Op> {
@@ -64,6 +66,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         6 => prop_oneof![Just(16u64), 0..700u64].prop_map(Op::Advance),
         1 => (3..6usize).prop_map(Op::Resize),
         1 => Just(Op::Clear),
+        3 => any::<bool>().prop_map(Op::Rest),
     ]
 }
 
@@ -173,6 +176,7 @@ impl World {
                 self.capture.clear_buffers(now);
                 self.start_anew();
             }
+            Op::Rest(off) => self.rest(off),
             Op::Fail(_) | Op::Overdue(_) | Op::LateFence(_) | Op::Open(..) => {}
         }
         self.poll();
