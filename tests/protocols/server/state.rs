@@ -26,6 +26,7 @@ use vitrine::{
     capture::{CopyPool, OutputCapture, PlainMemory},
     delegate_capture_protocols, delegate_guarded_shm,
     protocols::{CaptureHandler, CaptureProtocols, CursorView, LoopSender},
+    time::Time,
 };
 use wayland_server::{
     backend::{ClientData, GlobalId},
@@ -70,6 +71,8 @@ pub(super) struct State {
     pub(super) cursor: Option<(usize, CursorView)>,
     pub(super) toplevels: ForeignToplevelListState,
     pub(super) windows: Vec<Window>,
+    /// What decisions take for the time. It stands still unless a test lets it pass: how fast the machine is changes nothing.
+    pub(super) now: Time,
 }
 
 impl ForeignToplevelListHandler for State {
@@ -93,6 +96,10 @@ impl CaptureHandler for State {
 
     fn copy_pool(&self) -> &CopyPool {
         &self.pool
+    }
+
+    fn now(&self) -> Time {
+        self.now
     }
 
     // The server polls after each dispatch anyway.
