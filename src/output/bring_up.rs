@@ -9,6 +9,7 @@ use super::{
     chain::{self, Chain},
     cursor_plane::CursorPlane,
     producer::Reporter,
+    refusals::Refusals,
     render_jobs::RenderJobs,
     ring::CaptureBuffers,
     scanout::{self, ScanoutError},
@@ -156,7 +157,7 @@ impl Screen {
             retry_at: None,
             starved_until: None,
             failures: 0,
-            job_refusals: 0,
+            refusals: Refusals::default(),
             next_job: 1,
             paused: false,
             flips: 0,
@@ -205,7 +206,7 @@ impl Screen {
         // A blocking modeset shows its picture at once.
         (self.cover.committed, self.cover.shown) = (self.cover.drawn, self.cover.drawn);
         self.failures = 0;
-        self.job_refusals = 0;
+        self.refusals = Refusals::default();
         self.uncommitted = None;
         self.no_writeback = report.writeback_attached.err();
         self.cursor_dirty = true;

@@ -1,14 +1,11 @@
 //! Flips and writeback jobs of one screen: what they mean for the clients, for the ring and for the pictures.
 
-use super::{feedback, screen::Screen, Step, StepContext};
+use super::{feedback, refusals::Refused, screen::Screen, Step, StepContext};
 use crate::{
     capture::{self, OutputCapture},
     kms::{pipeline::Flip, writeback::Action, CommitError, JobId, Verdict},
     time::Time,
 };
-
-/// Refused jobs in a row after which the screen does without writeback until its next modeset.
-const REFUSALS_BEFORE_GIVING_UP: u32 = 3;
 
 impl Screen {
     /// The flip event of this screen's commit.
@@ -85,15 +82,21 @@ impl Screen {
     }
 
     /// A commit with a job was refused for what it contains.
-    pub(super) fn job_refused(&mut self, error: &CommitError) {
-        self.job_refusals += 1;
+    pub(super) fn job_refused(&mut self, error: &CommitError, now: Time) {
         let output = self.output.name();
-        if self.job_refusals == 1 {
-            tracing::warn!(target: "vitrine::output", %output, %error, "the driver refused a commit with writeback; the display goes on without");
+        match self.refusals.refused(error.to_string(), now) {
+            Refused::First => {
+                tracing::warn!(target: "vitrine::output", %output, %error, "the driver refused a commit with writeback; the display goes on without");
+            }
+            Refused::Again => {}
+            Refused::Pause(pause) => {
+                tracing::error!(target: "vitrine::output", %output, %error, ?pause, "writeback is refused again and again; it is tried again after a pause");
+            }
         }
-        if self.job_refusals >= REFUSALS_BEFORE_GIVING_UP && self.no_writeback.is_none() {
-            tracing::error!(target: "vitrine::output", %output, %error, "writeback is refused again and again; it is not tried until the next modeset of this output");
-            self.no_writeback = Some(error.to_string());
-        }
+    }
+
+    /// Why no job is possible on this screen now.
+    pub(super) fn writeback_trouble(&self) -> Option<&str> {
+        self.no_writeback.as_deref().or(self.refusals.reason())
     }
 }

@@ -16,6 +16,7 @@ mod passthrough;
 mod pointer;
 mod produce;
 mod producer;
+mod refusals;
 mod render_jobs;
 mod report;
 mod ring;

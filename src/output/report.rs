@@ -23,7 +23,7 @@ pub struct ScreenReport {
     pub producer: &'static str,
     /// Why it is that one.
     pub reason: String,
-    /// Why no job is possible on this screen.
+    /// Why no job is possible on this screen now.
     pub no_writeback: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Screen {
             trust: self.pipeline.writeback().trust(),
             producer: decision.name(),
             reason: decision.reason.to_string(),
-            no_writeback: self.no_writeback.clone(),
+            no_writeback: self.writeback_trouble().map(str::to_owned),
         }
     }
 }

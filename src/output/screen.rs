@@ -19,6 +19,7 @@ use super::{
     feedback,
     produce::ArmedJobs,
     producer::Reporter,
+    refusals::Refusals,
     render_jobs::RenderJobs,
     ring::CaptureBuffers,
     scanout::ScanoutBuffer,
@@ -77,7 +78,7 @@ pub struct Screen {
     pub(super) targets: Targets<Arc<kms::Framebuffer>>,
     /// Lost jobs with clients' memory, which the connector does not write any more.
     pub(super) left_behind: Vec<kms::JobId>,
-    /// Why no job is possible on this screen, once that was found out.
+    /// Why no job is possible on this screen until its next modeset, once that was found out.
     pub(super) no_writeback: Option<String>,
     /// Who is to make captured frames, as far as the operator says.
     pub(super) policy: ProducerChoice,
@@ -121,7 +122,7 @@ pub struct Screen {
     pub(super) starved_until: Option<Time>,
     pub(super) failures: u32,
     /// Commits with a job that the driver refused although the same without one was accepted.
-    pub(super) job_refusals: u32,
+    pub(super) refusals: Refusals,
     pub(super) next_job: u64,
     pub(super) paused: bool,
     pub(super) flips: u64,
@@ -208,6 +209,8 @@ impl Screen {
             return step;
         }
         self.tick(context, &mut step);
+        self.refusals.tick(context.now);
+        step.wake_at(self.refusals.until());
         self.take_back_lent(context.capture, context.now);
         self.place_mark(context);
         self.send_due_callbacks(context);
@@ -370,7 +373,7 @@ impl Screen {
             context.capture.unarm(capture::JobId(job.0));
         }
         if carried.is_some() {
-            self.job_refusals = 0;
+            self.refusals.accepted();
         }
         self.chain.committed(picture.index, carried.is_some());
         self.cover.committed = self.cover.drawn;
@@ -415,7 +418,7 @@ impl Screen {
                     // Only now it is the job that is to blame, or the memory that it was to write.
                     match armed.passed_through.take() {
                         Some(passed) => self.passthrough_refused(&passed, context.capture),
-                        None => self.job_refused(error),
+                        None => self.job_refused(error, context.now),
                     }
                     armed.carried = None;
                     return self.committed(context, picture, armed, committed, step);

@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::{
     film::{seldom, Cameras, Film},
     machine::{self, Machine, Output, SECOND},
+    producer::BACK,
     stage::{Setup, Stage, Summary},
 };
 
@@ -106,6 +107,26 @@ fn a_row_of_refused_commits_ends_in_a_new_modeset_and_capture_goes_on() {
                 ],
             );
             assert_says(log, "again and again", 0);
+        },
+    );
+}
+
+/// Each commit with a job fails, and the one without that follows does not: the driver is not asked for a while, and then again.
+#[test]
+fn writeback_that_is_refused_again_and_again_comes_back_when_the_driver_can() {
+    let every_second = (20..=120).step_by(2).map(|n| format!("commit:{n}=EINVAL"));
+    film(
+        &every_second.collect::<Vec<_>>().join(","),
+        |stage, film| {
+            film.shoot(3);
+            let mut refused = seldom(|| stage.vitrine.log().contains("refused again and again"));
+            film.roll_until("the last straw", |_| refused());
+            film.shoot(10);
+            assert!(film.cameras.cancelled.is_empty() && film.cameras.failed.is_empty());
+        },
+        |log, summary| {
+            assert_in_order(log, &["refused again and again", BACK]);
+            assert_eq!(summary.get("modesets"), 1);
         },
     );
 }

@@ -10,7 +10,7 @@ use crate::{
 
 const LOST: &str =
     "producer=\"render\" reason=the writeback connector lost a job and is being probed";
-const BACK: &str = "producer=\"writeback\" reason=the writeback connector works";
+pub const BACK: &str = "producer=\"writeback\" reason=the writeback connector works";
 
 /// Four sessions: a copy and an export with the cursor, the same without.
 fn four_sessions(
