@@ -62,6 +62,7 @@ mod pixels;
 mod producer;
 mod programs;
 mod programs_capture;
+mod quiet;
 mod rfb;
 mod rights;
 mod screen;
