@@ -100,7 +100,7 @@ pub struct Stage<'g> {
 impl Stage<'_> {
     /// A new connection.
     pub fn client(&self) -> Client {
-        let mut client = Client::connect_when_ready("wayland-test", SECOND * 10).unwrap();
+        let mut client = Client::connect_when_ready("wayland-test", SECOND * 20).unwrap();
         client.set_patience(SECOND * 20);
         client
     }
@@ -130,6 +130,21 @@ impl Stage<'_> {
             let begins = |line: &&str| line.contains("capture begins");
             let mut lines = log.lines().filter(begins);
             lines.any(|line| line.contains("protocol=\"wlr-screencopy\""))
+        });
+    }
+
+    /// Waits until as many slots of the first output are in quarantine as jobs are owed for ever. On a busy machine the
+    /// display may have overtaken the last job, whose slot is there until its fence comes.
+    #[track_caller]
+    pub fn wait_for_slots(&self, owed: u64) {
+        let mut last = 0;
+        let what = format!("{owed} slots in quarantine");
+        crate::machine::wait_until(&what, SECOND * 20, || {
+            let now = crate::control::capture_report(self.guest).quarantined;
+            if now != std::mem::replace(&mut last, now) {
+                println!("{now} slots in quarantine, {owed} of them owed");
+            }
+            now == owed
         });
     }
 
