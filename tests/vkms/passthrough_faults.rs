@@ -62,15 +62,22 @@ fn dies_under_a_job(guest: &Guest, die: impl Fn(Viewer, PendingCopy, u64)) {
         next.see(&painter, shown, &format!("after death {round}"));
         drop(next);
         std::thread::sleep(SECOND / 4);
-        let now = descriptors(&stage.vitrine);
-        assert!(
-            now <= *held.get_or_insert(now),
-            "descriptors: {now} > {held:?}"
-        );
+        let held = *held.get_or_insert_with(|| descriptors(&stage.vitrine));
+        machine::wait_until("the descriptors of before", SECOND * 20, || {
+            descriptors(&stage.vitrine) <= held
+        });
+    }
+    // Alone, and with nothing under way, frames pass through; on a slow machine perhaps not before.
+    let mut viewer = Viewer::new(&stage, MemoryKind::Heap);
+    let enough = n + 50;
+    while capture_report(guest).passthrough < 3 {
+        n += 1;
+        assert!(n < enough, "nothing passes through");
+        let shown = painter.present(&mut client, n).unwrap();
+        viewer.see(&painter, shown, "in the end");
     }
     let summary = stage.finish("Virtual-1");
     println!("{summary:?}");
-    assert!(summary.get("passthrough") >= 3);
     assert_clean(&guest.dmesg());
 }
 
@@ -91,7 +98,7 @@ fn a_buffer_that_is_destroyed_under_a_job_disturbs_nobody() {
                 // On a slow machine the job was over before the buffer.
                 return;
             }
-            let end = pending.wait_end(&mut viewer.client, SECOND * 10).unwrap();
+            let end = pending.wait_end(&mut viewer.client, SECOND * 20).unwrap();
             // Or it was overtaken, and a worker was copying already.
             let copied = capture_report(guest).copies > copies;
             assert!(end.1.is_err() || copied, "ready without a buffer");
@@ -131,7 +138,7 @@ fn whoever_loses_the_right_under_a_job_gets_nothing_and_sees_nothing_that_comes_
         let pending = viewer.ask();
         painter.present(&mut client, 4).unwrap();
         reload(guest, &mut stage, CLOSED, "access rules changed");
-        let (_, end) = pending.wait_end(&mut viewer.client, SECOND * 10).unwrap();
+        let (_, end) = pending.wait_end(&mut viewer.client, SECOND * 20).unwrap();
         println!("{end:?}");
         for n in 5..15 {
             painter.present(&mut client, n).unwrap();
@@ -253,12 +260,13 @@ fn a_stream_under_every_kind_of_fault_shows_nothing_false_and_goes_on() {
         let stage = Setup::default().with(ON).faults(FAULTS).start(guest);
         let mut stream = Stream::begin(&stage);
         stream.run(150);
+        stream.run_until_passed(guest, 30);
         stream.finish();
         let summary = stage.finish("Virtual-1");
         println!("{summary:?}");
         assert!(summary.get("lost") >= 2 && summary.get("recoveries") >= 2);
         // The one buffer that the driver refused is copied to from then on.
-        assert!(summary.get("copies") >= 2 && summary.get("passthrough") >= 30);
+        assert!(summary.get("copies") >= 2);
         assert_eq!(summary.get("modesets"), 1);
         assert_clean(&guest.dmesg());
     });
@@ -280,10 +288,10 @@ fn a_compositor_that_is_stopped_under_a_job_tells_the_truth_afterwards() {
             stage.vitrine.signal(Signal::CONT);
         }
         stream.run(10);
+        stream.run_until_passed(guest, 10);
         stream.finish();
         let summary = stage.finish("Virtual-1");
         println!("{summary:?}");
-        assert!(summary.get("passthrough") >= 10);
         assert_clean(&guest.dmesg());
     });
 }
