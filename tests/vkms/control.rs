@@ -183,7 +183,14 @@ fn read_png(file: &Path) -> (Picture, Duration) {
 
 /// Shows `n` and waits until it is captured; gives what was shown, and when.
 fn shown(guest: &Guest, client: &mut Client, painter: &mut Painter, n: u32) -> (Picture, Duration) {
-    let before = capture_report(guest).frames;
+    // What is being captured already is an older picture, and counts as one when it is there.
+    let mut before = 0;
+    machine::wait_until("the job in flight", SECOND * 20, || {
+        let report = capture_report(guest);
+        let written = report.frames - report.rendered;
+        before = report.frames;
+        report.jobs == written + report.late + report.failed
+    });
     let time = painter.present(client, n).unwrap();
     machine::wait_until("the history to have it", SECOND * 20, || {
         capture_report(guest).frames > before
