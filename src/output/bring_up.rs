@@ -53,6 +53,8 @@ pub struct ScreenSetup<'a> {
     pub pacing: kms::PacingMode,
     /// Refreshes that a slow job may hold the display now and then.
     pub hold_refreshes: u32,
+    /// How long after its flip a job may take before it counts as lost.
+    pub watchdog: std::time::Duration,
     /// Who is to make captured frames.
     pub producer: ProducerChoice,
     /// Whether the connector may write a lone client's own buffer.
@@ -90,6 +92,7 @@ impl Screen {
             cooling,
             pacing,
             hold_refreshes,
+            watchdog,
             producer,
             passthrough,
             lease_primary,
@@ -100,6 +103,7 @@ impl Screen {
         config.cooling.min = cooling;
         config.pacing = pacing;
         config.hold_refreshes = hold_refreshes;
+        config.watchdog = watchdog;
         pipeline.configure_writeback(config);
         let size = (u32::from(mode.size().0), u32::from(mode.size().1));
         // Only where the render producer may have to make frames.

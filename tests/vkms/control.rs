@@ -13,7 +13,7 @@ use vitrine::ipc::wire::{Answer, CaptureReport, Outcome, Reply};
 use crate::{
     clients::{copy_capture::CopySession, Client, MemoryKind, Painter, PainterOptions, Picture},
     machine::{self, Guest, Machine, SECOND},
-    stage::Setup,
+    stage::{with_time, Setup},
 };
 
 fn socket() -> PathBuf {
@@ -258,7 +258,7 @@ fn an_application_that_crashes_leaves_the_last_frames_and_one_that_ends_does_not
                 "[capture]\nhistory = 2\nhistory_dir = {directory:?}\n\
                  [[output]]\nconnector = \"*\"\nmode = \"640x480\"\n"
             );
-            std::fs::write(&file, text).unwrap();
+            std::fs::write(&file, with_time(&text, false)).unwrap();
             let mut command = Command::new(env!("CARGO_BIN_EXE_vitrine"));
             command.arg("-c").arg(&file);
             let now = guest.out().join(format!("now-{count}"));

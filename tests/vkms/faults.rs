@@ -279,13 +279,13 @@ fn fences_with_errors_in_a_row_cost_the_trust() {
 fn a_fence_that_comes_late_is_not_believed() {
     film_that_owes(
         Some(0),
-        "fence:8=late120,fence:12=late600",
+        "fence:8=late120,fence:12=late2500",
         |_, film| {
             film.shoot(12);
             film.roll(40);
         },
         |_, summary| {
-            // The first before the watchdog's deadline, though after the next commit; the second after it.
+            // The first before the watchdog's deadline of two seconds, though after the next commit; the second after it.
             assert!(summary.get("late") >= 2);
             assert!(summary.get("lost") >= 1);
             assert!(summary.get("recoveries") >= 1);

@@ -195,7 +195,7 @@ fn unplugged_while_its_pictures_are_leased_leaks_nothing() {
 
 #[test]
 fn unplugged_with_fences_that_never_signal_leaks_nothing() {
-    let setup = Setup::default().faults("fence:1..100000=never");
+    let setup = Setup::default().faults("fence:1..100000=never").hasty();
     leaks_nothing(setup, 12, 200);
 }
 

@@ -120,7 +120,10 @@ fn fences_with_errors_hand_over_to_the_renderer_and_back() {
 fn a_connector_that_never_comes_back_is_stood_in_for() {
     four_sessions(
         Setup::default().faults("fence:8..100000=never"),
-        |_, film, others| shoot(film, others, 120),
+        |stage, film, others| {
+            shoot(film, others, 120);
+            until_log(stage, film, others, "writeback connector stalled");
+        },
         |log, summary| {
             assert_eq!(log.matches(LOST).count(), 2);
             // All before the first lost one, but for those that a busy machine was too slow for.

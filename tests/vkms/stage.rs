@@ -15,6 +15,7 @@ pub struct Setup {
     filter: &'static str,
     descriptors: Option<u32>,
     inside: bool,
+    hasty: bool,
 }
 
 impl Default for Setup {
@@ -25,6 +26,7 @@ impl Default for Setup {
             filter: "info,vitrine=debug",
             descriptors: None,
             inside: false,
+            hasty: false,
         }
     }
 }
@@ -54,6 +56,13 @@ impl Setup {
         self
     }
 
+    /// A job counts as lost as soon as by default. Otherwise it is given so long that one that is lost is the connector's
+    /// doing, or a fault's, and not that of a busy host: there 250 ms have been too short for ten ms of work.
+    pub fn hasty(mut self) -> Self {
+        self.hasty = true;
+        self
+    }
+
     /// What is logged, as in RUST_LOG.
     pub fn filter(mut self, directives: &'static str) -> Self {
         self.filter = directives;
@@ -69,7 +78,7 @@ impl Setup {
     /// Starts vitrine without an application.
     pub fn start<'g>(self, guest: &'g Guest) -> Stage<'g> {
         let file = guest.out().join("compositor.toml");
-        std::fs::write(&file, &self.config).unwrap();
+        std::fs::write(&file, with_time(&self.config, self.hasty)).unwrap();
         let mut words = match self.inside {
             false => vec![env!("CARGO_BIN_EXE_vitrine").to_owned()],
             true => Programs::vitrine(),
@@ -88,6 +97,17 @@ impl Setup {
         let mut vitrine = guest.spawn("vitrine", command);
         vitrine.wait_log("mode set", SECOND * 30);
         Stage { guest, vitrine }
+    }
+}
+
+/// The configuration with more time for jobs.
+pub fn with_time(config: &str, hasty: bool) -> String {
+    const TABLE: &str = "[capture]\n";
+    const TIME: &str = "[capture]\nwatchdog_ms = 2000\n";
+    match (hasty, config.contains(TABLE)) {
+        (true, _) => config.to_owned(),
+        (false, true) => config.replacen(TABLE, TIME, 1),
+        (false, false) => format!("{config}\n{TIME}"),
     }
 }
 

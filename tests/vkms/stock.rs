@@ -30,7 +30,7 @@ fn on_hardware_that_loses_jobs_no_stale_frame_is_delivered_and_the_display_goes_
     let machine = Machine::default().kernel(Kernel::Stock);
     machine::boot(machine.timeout(SECOND * 600), |guest| {
         // Without the gap that keeps most jobs from getting lost.
-        let setup = Setup::default().with("[capture]\ncooling_ms = 0.0");
+        let setup = Setup::default().with("[capture]\ncooling_ms = 0.0").hasty();
         let stage = setup.start(guest);
         let mut window = Window::open(&stage, None, 1);
         let without = steps(&mut window, |window| window.turn(Duration::from_millis(1)));
@@ -87,7 +87,7 @@ fn on_hardware_that_loses_jobs_no_stale_frame_is_delivered_and_the_display_goes_
 #[test]
 fn the_gap_between_jobs_on_hardware_that_loses_them_never_lets_a_stale_frame_through() {
     machine::boot(Machine::default().kernel(Kernel::Stock), |guest| {
-        let stage = Setup::default().start(guest);
+        let stage = Setup::default().hasty().start(guest);
         let mut film = Film::begin(&stage, None, 1);
         let busy = [guest.busy_loop(), guest.busy_loop()];
         // Whether it jams or not is the hardware's business here.

@@ -198,6 +198,7 @@ fn a_client_that_waits_for_a_frame_is_answered_whether_the_frame_comes_or_not() 
         // No writeback fence ever signals: each job that an answer might wait for is lost.
         let stage = Setup::default()
             .faults("fence:1..100000=never")
+            .hasty()
             .start(guest);
         let (mut client, mut painter) = stage.painter();
         painter.present(&mut client, 1).unwrap();
