@@ -41,6 +41,9 @@ struct Arguments {
     /// Milliseconds from one to the next; 0: as fast as the CRTC takes them
     #[arg(long, default_value_t = 200)]
     interval: u64,
+    /// Show picture N not before there is a file of this name with N at its end
+    #[arg(long)]
+    when: Option<PathBuf>,
     /// Side of the square, in pixels
     #[arg(long, default_value_t = 64)]
     size: u32,
@@ -88,6 +91,12 @@ fn main() -> Result<()> {
     let mut screen = Screen::new(&lease, plane, crtc, &arguments)?;
     let mut out = File::create(&arguments.out)?;
     for n in 1..=arguments.pictures {
+        if let Some(when) = &arguments.when {
+            let file = PathBuf::from(format!("{}{n}", when.display()));
+            while !file.exists() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         let (time, refused) = screen.show(n)?;
         writeln!(out, "{n} {} {refused}", time.as_nanos())?;
         std::thread::sleep(Duration::from_millis(arguments.interval));

@@ -279,6 +279,7 @@ impl Vitrine {
             cooling: self.config.capture.cooling,
             pacing: pacing(&self.config.capture, &rule, &backend.device),
             hold_refreshes: self.config.capture.hold_refreshes,
+            watchdog: self.config.capture.watchdog,
             producer: rule.producer.unwrap_or(self.config.capture.producer),
             passthrough: rule.passthrough.unwrap_or(self.config.capture.passthrough),
             lease_primary: rule

@@ -109,6 +109,8 @@ pub struct CaptureSection {
     /// So many refreshes may a slow job hold the display now and then, after others were overtaken; 1: never more than
     /// the usual one.
     pub hold_refreshes: u32,
+    /// How long after its flip a job may take before it counts as lost; eight refreshes at least.
+    pub watchdog: Duration,
     /// When a frame is captured.
     pub motion: MotionRule,
     /// Frames that are kept for a look back (0 to 16).
@@ -136,6 +138,7 @@ impl Default for CaptureSection {
             every_nth: 2,
             pipelined_unlisted: false,
             hold_refreshes: 4,
+            watchdog: Duration::from_millis(250),
             motion: MotionRule::Damage,
             history: 0,
             history_dir: None,

@@ -170,6 +170,9 @@ fn capture(table: &Table<'_>) -> CaptureSection {
         hold_refreshes: table
             .get("hold_refreshes", |v| whole(v, 1..=8))
             .unwrap_or(default.hold_refreshes),
+        watchdog: table
+            .get("watchdog_ms", |v| whole(v, 250..=60_000))
+            .map_or(default.watchdog, milliseconds),
         motion: table.get("motion", motion).unwrap_or_default(),
         history: table
             .get("history", |v| count(v, 0..=16))

@@ -95,6 +95,7 @@ pub const CAPTURE: Section = Section {
         key("every_nth", "a whole number from 2 to 60"),
         key("pipelined_unlisted", BOOLEAN),
         key("hold_refreshes", "a whole number from 1 to 8"),
+        key("watchdog_ms", "a whole number from 250 to 60000"),
         key("motion", MOTION),
         key("history", "a whole number from 0 to 16"),
         key("history_dir", "\"auto\" or an absolute path"),

@@ -70,6 +70,7 @@ fn edges(header: &str, key: &str) -> (&'static [&'static str], &'static [&'stati
         ("[capture]", "every_nth") => (&["3", "60"], &["1", "61", "2.0"]),
         ("[capture]", "pipelined_unlisted") => (&["true"], &["1", "'yes'"]),
         ("[capture]", "hold_refreshes") => (&["1", "8"], &["0", "9"]),
+        ("[capture]", "watchdog_ms") => (&["1000", "60000"], &["249", "60001"]),
         ("[capture]", "motion") => (&["'full'"], &["'auto'", "true"]),
         ("[[output]]", "motion") => (&["'damage'", "'full'"], &["true", "'none'"]),
         ("[[output]]", "pacing") => (&["'safe'", "'every_nth'", "'pipelined'"], &["2", "'fast'"]),
@@ -331,7 +332,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_one() {
         complaint("[capture]\nring_slots = 3\nqouta = 1\n"),
         "compositor.toml:3: unknown key \"qouta\" in [capture]; valid keys: ring_slots, quota, hold_deadline_ms, \
          grace_refreshes, cooling_ms, producer, dmabuf, gpu_copies, passthrough, lease_primary, pacing, every_nth, \
-         pipelined_unlisted, hold_refreshes, motion, history, history_dir, indicator; did you mean \"quota\"?"
+         pipelined_unlisted, hold_refreshes, watchdog_ms, motion, history, history_dir, indicator; did you mean \"quota\"?"
     );
     let far = complaint("[seat]\nwallpaper = 1\n");
     assert_eq!(

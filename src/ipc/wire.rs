@@ -158,7 +158,7 @@ pub struct CaptureReport {
     pub producer: String,
     /// Why it is that one.
     pub reason: String,
-    /// Why the writeback connector cannot be used at all, if so.
+    /// Why the writeback connector cannot be used now, if so.
     pub no_writeback: Option<String>,
     /// Why no frame can be captured now.
     pub unavailable: Option<String>,

@@ -10,6 +10,7 @@ use super::{
     cursor_plane::CursorPlane,
     power::Power,
     producer::Reporter,
+    refusals::Refusals,
     render_jobs::RenderJobs,
     ring::{CaptureBuffers, CaptureBuffersError},
     scanout::{self, ScanoutError},
@@ -56,6 +57,8 @@ pub struct ScreenSetup<'a> {
     pub pacing: kms::PacingMode,
     /// Refreshes that a slow job may hold the display now and then.
     pub hold_refreshes: u32,
+    /// How long after its flip a job may take before it counts as lost.
+    pub watchdog: std::time::Duration,
     /// Who is to make captured frames.
     pub producer: ProducerChoice,
     /// Whether the connector may write a lone client's own buffer.
@@ -93,6 +96,7 @@ impl Screen {
             cooling,
             pacing,
             hold_refreshes,
+            watchdog,
             producer,
             passthrough,
             lease_primary,
@@ -103,6 +107,7 @@ impl Screen {
         config.cooling.min = cooling;
         config.pacing = pacing;
         config.hold_refreshes = hold_refreshes;
+        config.watchdog = watchdog;
         pipeline.configure_writeback(config);
         let size = (u32::from(mode.size().0), u32::from(mode.size().1));
         // Only where the render producer may have to make frames.
@@ -135,7 +140,6 @@ impl Screen {
             targets: Targets::default(),
             left_behind: Vec::new(),
             no_writeback: None,
-            writeback_again: None,
             no_ring: None,
             ring_again: None,
             rings: 0,
@@ -168,7 +172,7 @@ impl Screen {
             failures: 0,
             only_modeset: true,
             draw_failed: false,
-            job_refusals: 0,
+            refusals: Refusals::default(),
             next_job: 1,
             paused: false,
             power: Power::default(),
@@ -247,11 +251,10 @@ impl Screen {
         // A blocking modeset shows its picture at once.
         (self.cover.committed, self.cover.shown) = (self.cover.drawn, self.cover.drawn);
         self.failures = 0;
-        self.job_refusals = 0;
+        self.refusals = Refusals::default();
         self.uncommitted = None;
         self.only_modeset = true;
         self.no_writeback = report.writeback_attached.err();
-        self.writeback_again = None;
         // A modeset shows the picture alone.
         self.shown_cursor = None;
         self.cursor_dirty = true;
@@ -380,10 +383,7 @@ impl Screen {
 
     fn resume_lit(&mut self) {
         match self.pipeline.resume(Time::now()) {
-            Ok(Some(report)) => {
-                self.no_writeback = report.writeback_attached.err();
-                self.writeback_again = None;
-            }
+            Ok(Some(report)) => self.no_writeback = report.writeback_attached.err(),
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(target: "vitrine::output", output = %self.output.name(), %error, "the screen does not come back yet");

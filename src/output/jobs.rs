@@ -1,22 +1,11 @@
 //! Flips and writeback jobs of one screen: what they mean for the clients, for the ring and for the pictures.
 
-use std::time::Duration;
-
-use super::{feedback, screen::Screen, Step, StepContext};
+use super::{feedback, refusals::Refused, screen::Screen, Step, StepContext};
 use crate::{
     capture::{self, OutputCapture},
     kms::{pipeline::Flip, writeback::Action, CommitError, JobId, Verdict},
     time::Time,
 };
-
-/// Refused jobs in a row after which the screen does without writeback for a while.
-const REFUSALS_BEFORE_GIVING_UP: u32 = 3;
-
-/// How long, at first; doubled with each job that is refused after that. What the driver lacked may be there again.
-const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long at most.
-const MAX_REFUSAL_PAUSE: Duration = Duration::from_secs(60);
 
 impl Screen {
     /// The flip event of this screen's commit.
@@ -66,14 +55,6 @@ impl Screen {
                 Action::Suspect { .. } | Action::Stalled { .. } | Action::Recovered => {}
             }
         }
-        if self
-            .writeback_again
-            .take_if(|at| *at <= context.now)
-            .is_some()
-        {
-            self.no_writeback = None;
-        }
-        step.wake_at(self.writeback_again);
         self.forget_left_behind(step);
         if self.pipeline.writeback().in_flight().is_none() {
             self.chain.job_over();
@@ -102,19 +83,21 @@ impl Screen {
 
     /// A commit with a job was refused for what it contains.
     pub(super) fn job_refused(&mut self, error: &CommitError, now: Time) {
-        self.job_refusals = self.job_refusals.saturating_add(1);
         let output = self.output.name();
-        if self.job_refusals == 1 {
-            tracing::warn!(target: "vitrine::output", %output, %error, "the driver refused a commit with writeback; the display goes on without");
+        match self.refusals.refused(error.to_string(), now) {
+            Refused::First => {
+                tracing::warn!(target: "vitrine::output", %output, %error, "the driver refused a commit with writeback; the display goes on without");
+            }
+            Refused::Again => {}
+            Refused::Pause(pause) => {
+                tracing::error!(target: "vitrine::output", %output, %error, ?pause, "writeback is refused again and again; it is tried again after a pause");
+            }
         }
-        let Some(rounds) = self.job_refusals.checked_sub(REFUSALS_BEFORE_GIVING_UP) else {
-            return;
-        };
-        if rounds == 0 {
-            tracing::error!(target: "vitrine::output", %output, %error, "writeback is refused again and again; it is tried again after pauses");
-        }
-        let pause = REFUSAL_PAUSE.saturating_mul(1 << rounds.min(16));
-        self.no_writeback = Some(error.to_string());
-        self.writeback_again = Some(now + pause.min(MAX_REFUSAL_PAUSE));
+    }
+
+    /// Why no job is possible on this screen now.
+    pub(super) fn writeback_trouble(&self) -> Option<&str> {
+        let of_connector = self.no_writeback.as_deref().or(self.refusals.reason());
+        of_connector.or(self.no_ring.as_deref())
     }
 }

@@ -19,6 +19,7 @@ mod pointer;
 mod power;
 mod produce;
 mod producer;
+mod refusals;
 mod render_jobs;
 mod report;
 mod ring;

@@ -74,9 +74,8 @@ impl Screen {
     }
 
     fn facts(&self) -> Facts {
-        let attached = self.no_writeback.is_none()
-            && self.no_ring.is_none()
-            && self.pipeline.writeback().is_attached();
+        let usable = self.writeback_trouble().is_none();
+        let attached = usable && self.pipeline.writeback().is_attached();
         let connector = match (attached, self.pipeline.writeback().trust()) {
             (false, _) => Connector::Missing,
             (true, Trust::Trusted) => Connector::Trusted,
@@ -118,7 +117,7 @@ impl Screen {
             let demands = views.map(|view| *demands.get(view));
             demands.max().unwrap_or(Demand::None)
         };
-        let arm = match self.no_writeback {
+        let arm = match self.writeback_trouble() {
             Some(_) => Err(Refuse::Detached),
             None => self.pipeline.may_arm(now),
         };

@@ -25,7 +25,7 @@ pub struct ScreenReport {
     pub producer: &'static str,
     /// Why it is that one.
     pub reason: String,
-    /// Why no job is possible on this screen.
+    /// Why no job is possible on this screen now.
     pub no_writeback: Option<String>,
 }
 
@@ -49,7 +49,7 @@ impl Screen {
             producer,
             reason,
             power,
-            no_writeback: self.no_writeback.clone().or_else(|| self.no_ring.clone()),
+            no_writeback: self.writeback_trouble().map(str::to_owned),
         }
     }
 }

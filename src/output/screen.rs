@@ -22,6 +22,7 @@ use super::{
     power::Power,
     produce::ArmedJobs,
     producer::Reporter,
+    refusals::Refusals,
     render_jobs::RenderJobs,
     ring::CaptureBuffers,
     scanout::ScanoutBuffer,
@@ -80,10 +81,8 @@ pub struct Screen {
     pub(super) targets: Targets<Arc<kms::Framebuffer>>,
     /// Lost jobs with clients' memory, which the connector does not write any more.
     pub(super) left_behind: Vec<kms::JobId>,
-    /// Why no job is possible on this screen, once that was found out.
+    /// Why no job is possible on this screen until its next modeset, once that was found out.
     pub(super) no_writeback: Option<String>,
-    /// Jobs were refused; then one is tried again.
-    pub(super) writeback_again: Option<Time>,
     /// Why there is no ring, where there should be one; then it is tried again.
     pub(super) no_ring: Option<String>,
     pub(super) ring_again: Option<Time>,
@@ -139,7 +138,7 @@ pub struct Screen {
     /// The scene cannot be drawn, which was said.
     pub(super) draw_failed: bool,
     /// Commits with a job that the driver refused although the same without one was accepted.
-    pub(super) job_refusals: u32,
+    pub(super) refusals: Refusals,
     pub(super) next_job: u64,
     pub(super) paused: bool,
     pub(super) power: Power,
@@ -199,6 +198,8 @@ impl Screen {
             return step;
         }
         self.tick(context, &mut step);
+        self.refusals.tick(context.now);
+        step.wake_at(self.refusals.until());
         self.take_back_lent(context.capture, context.now);
         self.place_mark(context);
         if self.is_wanted_off() && self.step_off(context, &mut step) {
@@ -366,7 +367,7 @@ impl Screen {
             context.capture.unarm(capture::JobId(job.0));
         }
         if carried.is_some() {
-            self.job_refusals = 0;
+            self.refusals.accepted();
         }
         self.chain.committed(picture.index, carried.is_some());
         self.cover.committed = self.cover.drawn;

@@ -428,7 +428,7 @@ pub fn rights_changed<D: CaptureHandler>(state: &mut D) {
 /// called after the outputs' captures and the windows' have let go of theirs. What workers copy at this moment they copy to
 /// the end: see [`CaptureProtocols::stale_copies`].
 pub fn forget_pictures<D: CaptureHandler>(state: &mut D) {
-    ext_image_copy_capture::forget_pictures(state, Time::now());
+    ext_image_copy_capture::forget_pictures(state, state.now());
     wlr_screencopy::forget_pictures(state);
 }
 

@@ -17,6 +17,9 @@ use crate::{
     time::Time,
 };
 
+/// A job may take so long. What is asked is whether jobs get lost, not whether the machine is too busy to be quick.
+const WATCHDOG: Duration = Duration::from_secs(2);
+
 /// The format of pictures and captures: every writeback connector that can share a CRTC with a screen has it.
 pub(super) const FORMAT: DrmFourcc = DrmFourcc::Xrgb8888;
 
@@ -143,6 +146,7 @@ impl Rig {
     pub fn run(&mut self, gap: Duration, time: Duration, step: usize) -> Result<Run, CommitError> {
         let mut pacing = *self.pipeline.writeback().config();
         pacing.cooling.min = gap;
+        pacing.watchdog = pacing.watchdog.max(WATCHDOG);
         self.pipeline.configure_writeback(pacing);
         let mut run = Run {
             gap,
@@ -162,7 +166,7 @@ impl Rig {
         }
         run.time = Time::now().saturating_since(start);
         // The last one, if it comes.
-        let end = Time::now() + Duration::from_secs(1);
+        let end = Time::now() + pacing.watchdog + Duration::from_secs(1);
         while self.flying.is_some() && Time::now() < end {
             self.wait(&mut run, step)?;
         }

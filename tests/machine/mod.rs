@@ -82,7 +82,7 @@ impl Default for Machine {
             cpus: 1,
             fast: true,
             services: true,
-            timeout: Duration::from_secs(120),
+            timeout: Duration::from_secs(300),
             env: Vec::new(),
             program: None,
         }
@@ -134,7 +134,7 @@ impl Machine {
         self
     }
 
-    /// How long the machine may run in all (120 s) before it counts as hung.
+    /// How long the machine may run in all (300 s) before it counts as hung.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -148,7 +148,7 @@ fn eight_clients_share_one_slot_and_one_job_per_frame() {
             exporter.client.roundtrip(&mut server);
         }
         // Slots rest for a moment after their release.
-        std::thread::sleep(Duration::from_millis(40));
+        server.pass(Duration::from_millis(40));
     }
 }
 
@@ -270,7 +270,7 @@ fn a_client_that_never_releases_does_not_stop_another_and_its_frames_are_not_wri
             frame.destroy();
             other.client.roundtrip(&mut server);
         }
-        std::thread::sleep(Duration::from_millis(35));
+        server.pass(Duration::from_millis(35));
     }
     assert!(server.jobs() > 40, "only {} frames", server.jobs());
     // What it holds was not written.
@@ -307,7 +307,7 @@ fn frames_that_are_released_out_of_order_are_free_and_the_others_stay_as_they_ar
         }
         holder.client.roundtrip(&mut server);
         // The grace of two refreshes, and flips that use whatever is free.
-        std::thread::sleep(Duration::from_millis(40));
+        server.pass(Duration::from_millis(40));
         for (_, got, shown) in &held {
             assert_eq!(pixel(got, 0, 0), *shown, "a held frame was written");
         }
@@ -346,7 +346,7 @@ fn frames_of_holders_past_the_deadline_are_cancelled_when_others_starve() {
         holder.client.expect_nothing(&mut server, frame);
     }
 
-    server.deliver_after(PAST_THE_DEADLINE);
+    server.pass(PAST_THE_DEADLINE);
     let (holder, frame, _) = &mut holders[0];
     holder
         .client

@@ -144,7 +144,7 @@ fn an_exported_frame_is_cancelled_and_its_memory_is_not_written_again() {
             "at flip {n}"
         );
         other.roundtrip(&mut server);
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        server.pass(std::time::Duration::from_millis(5));
     }
     assert_eq!(server.counts().export_sessions, 1);
 }

@@ -52,7 +52,7 @@ pub struct Server {
     gate: Arc<Gate>,
     broken: Arc<Mutex<bool>>,
     next_job: u64,
-    /// Time of the display, moved by hand: protocols see it in presentation times.
+    /// Time of the display, moved on by each flip: protocols see it in presentation times.
     clock: Duration,
     pub deny_next_client: bool,
     clients: Vec<Arc<Connected>>,
@@ -106,6 +106,7 @@ impl Server {
             cursor: None,
             toplevels: ForeignToplevelListState::new_with_filter::<State>(&handle, allowed),
             windows: Vec::new(),
+            now: Time::from_duration(Duration::from_secs(5)),
             powers: OutputPowers::new::<State>(&handle, allowed),
         };
         let mut server = Self {
@@ -198,6 +199,7 @@ impl Server {
 
     /// Gives the output's capture other memory.
     fn replace_slots(&mut self, nth: usize) {
+        let now = self.now();
         let screen = &mut self.state.screens[nth];
         let (width, height) = screen.size;
         // Rows of frames have padding, to see whether strides are mixed up.
@@ -224,7 +226,7 @@ impl Server {
         };
         screen
             .capture
-            .set_buffers(format, memories.collect(), Time::now())
+            .set_buffers(format, memories.collect(), now)
             .unwrap();
     }
 
@@ -287,7 +289,7 @@ impl Server {
 
     fn commit(&mut self, nth: usize, damage: &[Rect]) -> (u64, u32) {
         self.clock += Duration::from_nanos(16_666_667);
-        let now = Time::now();
+        let now = self.now();
         let presented = Time::from_duration(self.clock);
         let screen = &mut self.state.screens[nth];
         self.next_job += 1;
@@ -312,14 +314,16 @@ impl Server {
 
     /// Whether somebody wants the next frame even if nothing changes.
     pub fn wants_frame(&mut self) -> bool {
-        self.state.screens[0].capture.demand(Time::now()) == Demand::Now
+        let now = self.now();
+        self.state.screens[0].capture.demand(now) == Demand::Now
     }
 
     /// Whether the hardware may write a client's own buffer with the next commit.
     pub fn would_pass_through(&mut self) -> bool {
+        let now = self.now();
         let capture = &mut self.state.screens[0].capture;
         capture.allow_direct(PerView::new(|_| true));
-        let candidate = capture.direct_candidate(CursorInFrame::Absent, Time::now());
+        let candidate = capture.direct_candidate(CursorInFrame::Absent, now);
         candidate.is_some()
     }
 
@@ -334,16 +338,18 @@ impl Server {
         self.state.screens[0].capture.stats().held
     }
 
-    /// What happens when this much time passes without a flip.
-    pub fn deliver_after(&mut self, later: Duration) {
-        self.deliver_at(Time::now() + later);
+    /// This much time passes without a flip.
+    pub fn pass(&mut self, time: Duration) {
+        self.state.now = self.state.now + time;
+        self.deliver();
+    }
+
+    fn now(&self) -> Time {
+        self.state.now
     }
 
     fn deliver(&mut self) {
-        self.deliver_at(Time::now());
-    }
-
-    fn deliver_at(&mut self, now: Time) {
+        let now = self.now();
         self.draw_windows(now);
         let mut polled = Vec::new();
         for screen in &mut self.state.screens {

@@ -236,7 +236,7 @@ fn shm_files_that_are_shorter_than_their_pool_end_only_their_client() {
         for kept in [0, 4096, length / 2] {
             let gone = |client: &mut Client| {
                 client
-                    .wait_for::<()>("the end", SECOND * 10, |_| None)
+                    .wait_for::<()>("the end", SECOND * 20, |_| None)
                     .unwrap_err()
             };
             // Too short from the beginning.

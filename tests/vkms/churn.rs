@@ -487,7 +487,7 @@ pub fn assert_flat(before: Holdings, later: &[Holdings]) {
 
 #[test]
 fn fifteen_thousand_objects_that_come_and_go_leave_nothing_behind() {
-    let machine = Machine::default().timeout(SECOND * 360);
+    let machine = Machine::default().timeout(SECOND * 900);
     machine::boot(machine, |guest| {
         let _mouse = Device::mouse();
         // A window's picture has 1200 KiB. glibc would keep the last one's memory, or not, as the heap's end happens to be;

@@ -96,16 +96,15 @@ fn an_application_that_is_not_there_is_127_and_one_that_cannot_run_is_126() {
 #[test]
 fn sigterm_ends_the_application_and_then_vitrine() {
     machine::boot(Machine::default(), |guest| {
-        let script =
-            "trap 'echo asked to end > /run/out/asked; exit 9' TERM; while :; do sleep 0.05; done";
+        let script = "trap 'echo asked to end > /run/out/asked; exit 9' TERM; \
+                      echo the trap is set; while :; do sleep 0.05; done";
         for signal in [Signal::TERM, Signal::INT] {
             let mut command = vitrine();
             command.args(["--", "sh", "-c", script]);
             let mut vitrine = guest.spawn(&format!("{signal:?}"), command);
             vitrine.wait_log("application started", SECOND * 30);
             vitrine.wait_log("mode set", SECOND * 30);
-            // The trap has to be set before.
-            std::thread::sleep(SECOND / 2);
+            vitrine.wait_log("the trap is set", SECOND * 30);
             vitrine.signal(signal);
             let (code, log) = ended(vitrine);
             assert_eq!(code, Some(0), "{log}");
@@ -124,11 +123,11 @@ fn an_application_that_does_not_want_to_end_is_killed() {
             "--",
             "sh",
             "-c",
-            "trap '' TERM INT; while :; do sleep 0.05; done",
+            "trap '' TERM INT; echo the trap is set; while :; do sleep 0.05; done",
         ]);
         let mut vitrine = guest.spawn("vitrine", command);
         vitrine.wait_log("application started", SECOND * 30);
-        std::thread::sleep(SECOND / 2);
+        vitrine.wait_log("the trap is set", SECOND * 30);
         vitrine.signal(Signal::TERM);
         let (code, log) = ended(vitrine);
         assert_eq!(code, Some(0), "{log}");

@@ -13,7 +13,7 @@ use vitrine::ipc::wire::{Answer, CaptureReport, Outcome, Reply};
 use crate::{
     clients::{copy_capture::CopySession, Client, MemoryKind, Painter, PainterOptions, Picture},
     machine::{self, Guest, Machine, SECOND},
-    stage::Setup,
+    stage::{with_time, Setup},
 };
 
 fn socket() -> PathBuf {
@@ -183,7 +183,14 @@ fn read_png(file: &Path) -> (Picture, Duration) {
 
 /// Shows `n` and waits until it is captured; gives what was shown, and when.
 fn shown(guest: &Guest, client: &mut Client, painter: &mut Painter, n: u32) -> (Picture, Duration) {
-    let before = capture_report(guest).frames;
+    // What is being captured already is an older picture, and counts as one when it is there.
+    let mut before = 0;
+    machine::wait_until("the job in flight", SECOND * 20, || {
+        let report = capture_report(guest);
+        let written = report.frames - report.rendered;
+        before = report.frames;
+        report.jobs == written + report.late + report.failed
+    });
     let time = painter.present(client, n).unwrap();
     machine::wait_until("the history to have it", SECOND * 20, || {
         capture_report(guest).frames > before
@@ -251,7 +258,7 @@ fn an_application_that_crashes_leaves_the_last_frames_and_one_that_ends_does_not
                 "[capture]\nhistory = 2\nhistory_dir = {directory:?}\n\
                  [[output]]\nconnector = \"*\"\nmode = \"640x480\"\n"
             );
-            std::fs::write(&file, text).unwrap();
+            std::fs::write(&file, with_time(&text, false)).unwrap();
             let mut command = Command::new(env!("CARGO_BIN_EXE_vitrine"));
             command.arg("-c").arg(&file);
             let now = guest.out().join(format!("now-{count}"));

@@ -6,6 +6,7 @@ use wayland_client::protocol::wl_seat::WlSeat;
 
 use crate::{
     clients::{
+        clock,
         copy_capture::{picture_of, CopySession},
         export_dmabuf::Exporter,
         pointer::{cursor_picture, CURSOR_HOTSPOT},
@@ -60,8 +61,9 @@ impl Eyes {
     #[track_caller]
     fn must_see(&mut self, guest: &Guest, expected: &Picture, what: &str) {
         let mut last = None;
-        // The mouse's way through the kernel, udev and libinput is a matter of a few frames.
-        for _ in 0..100 {
+        // The mouse's way through the kernel, udev and libinput is a matter of a few frames, where nobody else is at work.
+        let end = clock::now() + SECOND * 20;
+        while clock::now() < end {
             let frame = self
                 .exporter
                 .capture(&mut self.client, &self.output, true)
@@ -88,7 +90,7 @@ impl Eyes {
                 .session
                 .request(&mut self.client, &self.buffer, &one)
                 .unwrap();
-            match pending.wait_end(&mut self.client, SECOND * 5) {
+            match pending.wait_end(&mut self.client, SECOND * 20) {
                 Ok((_, end)) => end.unwrap(),
                 Err(error) => {
                     let copy = picture_of(&self.buffer);

@@ -3,6 +3,7 @@
 
 use crate::{
     clients::{
+        clock,
         copy_capture::{picture_of, CopySession, PendingCopy},
         export_dmabuf::Exporter,
         screencopy::Screencopy,
@@ -75,7 +76,8 @@ impl View {
     /// Exports until that is seen: the newest frame may be one from before.
     #[track_caller]
     fn export_until(&mut self, expected: &Picture, what: &str) {
-        for _ in 0..20 {
+        let end = clock::now() + SECOND * 10;
+        while clock::now() < end {
             if self.export().difference(expected).is_none() {
                 return;
             }
@@ -89,7 +91,7 @@ impl View {
         while self.pending.is_some() || picture_of(&self.buffer).difference(expected).is_some() {
             self.ask();
             let pending = self.pending.take().unwrap();
-            match pending.wait_end(&mut self.client, SECOND * 10) {
+            match pending.wait_end(&mut self.client, SECOND * 20) {
                 Ok((_, end)) => end.map(drop).unwrap(),
                 Err(error) => {
                     let copy = picture_of(&self.buffer);
@@ -122,11 +124,13 @@ impl View {
 /// Waits for the pointer to be there; gives the picture that is expected.
 fn point(mouse: &mut Mouse, view: &mut View, plain: &Picture, (x, y): (i32, i32)) -> Picture {
     let expected = with_arrow(plain.clone(), (x, y));
-    for turn in 0..300 {
+    let (end, mut turn) = (clock::now() + SECOND * 30, 0);
+    while clock::now() < end {
         // What is sent before the compositor has opened the device is lost.
         if turn % 100 == 0 {
             mouse.to(x, y);
         }
+        turn += 1;
         if view.export().difference(&expected).is_none() {
             return expected;
         }

@@ -6,8 +6,10 @@
 use std::process::Command;
 
 use crate::{
+    clients::clock,
     film::{seldom, Cameras, Film},
     machine::{self, Machine, Output, SECOND},
+    producer::BACK,
     stage::{Setup, Stage, Summary},
 };
 
@@ -16,6 +18,16 @@ const WRITEBACK: &str = "[capture]\nproducer = \"writeback\"";
 
 /// Runs a film under `faults` as `scene` directs, and gives log and counters. All frames were held against the truth.
 fn film(faults: &str, scene: impl FnOnce(&Stage<'_>, &mut Film), judge: fn(&str, Summary)) {
+    film_that_owes(None, faults, scene, judge);
+}
+
+/// The same; in the end so many slots are in quarantine, whose fences never come.
+fn film_that_owes(
+    owed: Option<u64>,
+    faults: &str,
+    scene: impl FnOnce(&Stage<'_>, &mut Film),
+    judge: fn(&str, Summary),
+) {
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default().with(WRITEBACK).faults(faults).start(guest);
         let mut film = Film::begin(&stage, None, 1);
@@ -23,6 +35,9 @@ fn film(faults: &str, scene: impl FnOnce(&Stage<'_>, &mut Film), judge: fn(&str,
         // Still alive: new pictures are shown.
         film.show(10);
         drop(film.cut());
+        if let Some(owed) = owed {
+            stage.wait_for_slots(owed);
+        }
         let log_of = guest.out().join("vitrine.log");
         let summary = stage.finish("Virtual-1");
         println!("{summary:?}");
@@ -110,6 +125,26 @@ fn a_row_of_refused_commits_ends_in_a_new_modeset_and_capture_goes_on() {
     );
 }
 
+/// Each commit with a job fails, and the one without that follows does not: the driver is not asked for a while, and then again.
+#[test]
+fn writeback_that_is_refused_again_and_again_comes_back_when_the_driver_can() {
+    let every_second = (20..=120).step_by(2).map(|n| format!("commit:{n}=EINVAL"));
+    film(
+        &every_second.collect::<Vec<_>>().join(","),
+        |stage, film| {
+            film.shoot(3);
+            let mut refused = seldom(|| stage.vitrine.log().contains("refused again and again"));
+            film.roll_until("the last straw", |_| refused());
+            film.shoot(10);
+            assert!(film.cameras.cancelled.is_empty() && film.cameras.failed.is_empty());
+        },
+        |log, summary| {
+            assert_in_order(log, &["refused again and again", BACK]);
+            assert_eq!(summary.get("modesets"), 1);
+        },
+    );
+}
+
 /// Every second commit fails, with each reason in turn, and the twentieth job and the first probes after it are lost.
 fn faults_everywhere() -> String {
     let errors = ["EBUSY", "EINVAL", "ENOMEM", "EACCES", "ENODEV", "ENOSPC"];
@@ -172,7 +207,9 @@ fn a_first_modeset_that_fails_is_tried_again() {
 
 #[test]
 fn a_fence_that_never_signals_costs_frames_until_probes_proved_the_connector() {
-    film(
+    film_that_owes(
+        // That slot is never written again while the fence is owed.
+        Some(1),
         "fence:8=never",
         |_, film| film.shoot(12),
         |log, summary| {
@@ -185,7 +222,6 @@ fn a_fence_that_never_signals_costs_frames_until_probes_proved_the_connector() {
             assert!(summary.get("lost") >= 1);
             assert!(summary.get("probes") >= 3);
             assert!(summary.get("recoveries") >= 1);
-            // That slot is never written again while the fence is owed.
             assert_eq!(summary.get("quarantined"), 1);
         },
     );
@@ -199,18 +235,16 @@ fn fences_that_never_signal_again_stall_the_connector_and_not_the_display() {
             let mut stalled =
                 seldom(|| stage.vitrine.log().contains("writeback connector stalled"));
             film.roll_until("the stall", |_| stalled());
-            let taken = film.cameras.taken.len();
+            let stall = clock::now();
             film.roll(60);
-            assert_eq!(
-                film.cameras.taken.len(),
-                taken,
-                "frames of a stalled connector"
-            );
+            let late = film.cameras.presented_after(stall);
+            assert_eq!(late, [], "frames of a stalled connector");
             assert!(film.cameras.cancelled.is_empty() && film.cameras.failed.is_empty());
             assert!(!film.cameras.session.record().stopped, "the session waits");
         },
         |_, summary| {
-            assert_eq!(summary.get("published"), 7);
+            // All before the first lost one, but for those that a busy machine was too slow for.
+            assert_eq!(summary.get("published") + summary.get("late"), 7);
             assert_eq!(summary.get("recoveries"), 0);
             assert!(summary.get("stalls") >= 1);
         },
@@ -243,14 +277,15 @@ fn fences_with_errors_in_a_row_cost_the_trust() {
 
 #[test]
 fn a_fence_that_comes_late_is_not_believed() {
-    film(
-        "fence:8=late120,fence:12=late600",
+    film_that_owes(
+        Some(0),
+        "fence:8=late120,fence:12=late2500",
         |_, film| {
             film.shoot(12);
             film.roll(40);
         },
         |_, summary| {
-            // The first before the watchdog's deadline, though after the next commit; the second after it.
+            // The first before the watchdog's deadline of two seconds, though after the next commit; the second after it.
             assert!(summary.get("late") >= 2);
             assert!(summary.get("lost") >= 1);
             assert!(summary.get("recoveries") >= 1);
@@ -292,14 +327,14 @@ fn on_a_kernel_that_refuses_the_clone_the_screen_works_and_captures_wait() {
 fn a_clone_that_is_refused_at_a_later_modeset_only_ends_the_captures_until_the_next() {
     film(
         // Eight pictures, each with and without a job; the second TEST_ONLY is that of the second modeset.
-        "commit:20..35=EINVAL,test:2=EINVAL",
+        "commit:100..115=EINVAL,test:2=EINVAL",
         |stage, film| {
             film.shoot(3);
             let mut waits = seldom(|| stage.vitrine.log().contains("captures wait"));
             film.roll_until("the second modeset", |_| waits());
-            let taken = film.cameras.taken.len();
+            let modeset = clock::now();
             film.roll(40);
-            assert_eq!(film.cameras.taken.len(), taken);
+            assert_eq!(film.cameras.presented_after(modeset), []);
             assert!(film.cameras.cancelled.is_empty() && film.cameras.failed.is_empty());
         },
         |log, _| {
@@ -322,7 +357,7 @@ fn a_machine_without_writeback_shows_its_screen_and_says_why_captures_wait() {
         println!("{said}");
         assert!(said.contains("writeback: none:"), "{said}");
         let mut stage = Setup::default().with(WRITEBACK).start(guest);
-        stage.vitrine.wait_log("captures wait", SECOND * 10);
+        stage.vitrine.wait_log("captures wait", SECOND * 20);
         let mut film = Film::begin(&stage, None, 1);
         wait_in_vain(&mut film);
         drop(film.cut());

@@ -53,15 +53,18 @@ fn a_fence_that_never_signals_is_in_the_figures_as_lost_and_quarantined() {
         let (stage, mut film) = film(guest, "fence:8=never");
         let before = capture_report(guest);
         assert_eq!((before.lost, before.quarantined), (0, 0));
-        let report = report_until(guest, &mut film, "the lost job", |report| report.lost > 0);
-        assert_eq!((report.lost, report.quarantined), (1, 1));
+        // Now and then a busy machine has a second slot in quarantine, until the fence of a job that was overtaken comes.
+        let lost = |report: &CaptureReport| report.lost > 0 && report.quarantined == 1;
+        let report = report_until(guest, &mut film, "the lost job's slot", lost);
+        assert_eq!(report.lost, 1);
         let report = report_until(guest, &mut film, "the proof", |r| r.recoveries > 0);
         assert_eq!((report.trust.as_str(), report.recoveries), ("trusted", 1));
         assert!(report.probes >= 3);
         // Captures go on, and the slot is in quarantine as long as its fence is owed.
         film.shoot(10);
-        let report = capture_report(guest);
-        assert_eq!((report.lost, report.quarantined), (1, 1));
+        film.cut();
+        stage.wait_for_slots(1);
+        assert_eq!(capture_report(guest).lost, 1);
         for (name, value) in [
             ("vitrine_capture_lost_jobs_total", 1),
             ("vitrine_capture_quarantined_slots", 1),
@@ -72,7 +75,6 @@ fn a_fence_that_never_signals_is_in_the_figures_as_lost_and_quarantined() {
             assert_eq!(metric(guest, name), value, "{name}");
         }
         assert!(metric(guest, "vitrine_capture_probes_total") >= 3);
-        film.cut();
         stage.finish("Virtual-1");
     });
 }

@@ -312,6 +312,13 @@ impl Cameras {
         });
     }
 
+    /// When frames were on the screen that were taken, of those that were there after `time`. Whoever takes a picture late,
+    /// since the machine is busy, still has one of before.
+    pub fn presented_after(&self, time: Duration) -> Vec<Duration> {
+        let presented = self.taken.iter().map(|taken| taken.presented);
+        presented.filter(|at| *at > time).collect()
+    }
+
     /// Frames taken by one camera.
     pub fn count(&self, by: &str) -> usize {
         self.taken.iter().filter(|taken| taken.by == by).count()

@@ -144,7 +144,10 @@ fn full_motion_captures_each_picture_that_another_process_shows_on_its_plane() {
         for _ in 0..3 {
             session.capture(&mut client, &buffer, &[]).unwrap().frame();
         }
-        let mut other = Other::start(&stage, &["--pictures", "12", "--interval", "250", "--stay"]);
+        let go_on = |n: u32| std::fs::write(format!("/tmp/picture-{n}"), "").unwrap();
+        let pictures = ["--pictures", "12", "--when", "/tmp/picture-", "--interval"];
+        let mut other = Other::start(&stage, &[&pictures[..], &["0", "--stay"]].concat());
+        go_on(1);
         // The first time of each, and in how many frames it is.
         let mut seen: BTreeMap<u32, (Duration, u32)> = BTreeMap::new();
         let (mut frames, mut last) = (0, 0);
@@ -157,8 +160,16 @@ fn full_motion_captures_each_picture_that_another_process_shows_on_its_plane() {
             let picture = foreign_picture(&frame.picture, &below);
             assert_eq!(frame.damage, [Rect::new(0, 0, 640, 480)]);
             if let Some(picture) = picture {
-                assert!(picture >= last, "picture {picture} after {last}");
-                seen.entry(picture).or_insert((frame.presented, 0)).1 += 1;
+                // The other one shows the next picture when this one has been captured twice, however long that takes.
+                assert!(
+                    (last..=last + 1).contains(&picture),
+                    "picture {picture} after {last}"
+                );
+                let (_, count) = seen.entry(picture).or_insert((frame.presented, 0));
+                *count += 1;
+                if *count == 2 {
+                    go_on(picture + 1);
+                }
                 last = picture;
             }
         }
@@ -173,11 +184,10 @@ fn full_motion_captures_each_picture_that_another_process_shows_on_its_plane() {
         assert_eq!(shown.len(), PICTURES as usize);
         let numbers: Vec<u32> = seen.keys().copied().collect();
         assert_eq!(numbers, (1..=PICTURES).collect::<Vec<_>>());
-        // A frame never shows a picture before it was on the screen, and each is there for several refreshes.
+        // A frame never shows a picture before it was on the screen.
         for (n, time) in shown {
-            let (first, count) = seen[&n];
+            let (first, _) = seen[&n];
             assert!(first >= time, "picture {n} was captured before its flip");
-            assert!(count >= 2, "picture {n} is in one frame only");
         }
 
         // Nobody waits, and the session is open still: the screen comes to rest.

@@ -245,7 +245,7 @@ fn an_error_from_the_body_is_a_failure() {
 #[test]
 fn a_hang_is_reported_with_what_was_running() {
     let report = failure_of(|| {
-        let machine = Machine::default().services(false).timeout(SECOND * 2);
+        let machine = Machine::default().services(false).timeout(SECOND * 4);
         machine::boot(machine, |guest| {
             let mut sleeper = Command::new("sleep");
             sleeper.arg("98765");
@@ -297,21 +297,25 @@ fn a_machine_goes_when_its_test_is_killed() {
         });
         return;
     }
-    let ready = Path::new(env!("CARGO_MANIFEST_DIR"))
+    let out = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/machine")
-        .join(TEST.replace("::", "."))
-        .join("ready");
+        .join(TEST.replace("::", "."));
+    let ready = out.join("ready");
     let _ = fs::remove_file(&ready);
     let mut test = Command::new(env::current_exe().unwrap())
         .args(["--exact", TEST])
         .env(INNER, "1")
         .spawn()
         .unwrap();
-    machine::wait_until("the machine", SECOND * 100, || ready.exists());
-    // The kernel's main process has the test's name on its command line; those of the guest are
-    // the host's too and belong to the same process group.
-    let mut kernels = with_argument(TEST);
-    kernels.retain(|&pid| pid != test.id());
+    // It waits for its turn, which can take long where others run machines too; it has a limit of its own after that.
+    machine::wait_until("the machine", SECOND * 3600, || {
+        let ended = test.try_wait().unwrap();
+        assert!(ended.is_none(), "{ended:?} without a machine");
+        ready.exists()
+    });
+    // The kernel's main process has the run's directory on its command line; those of the guest are
+    // the host's too and belong to the same process group. Another checkout may run this very test.
+    let kernels = with_argument(out.to_str().unwrap());
     let groups: Vec<_> = kernels
         .iter()
         .filter_map(|&pid| process_group(pid))

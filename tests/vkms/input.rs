@@ -316,7 +316,7 @@ fn a_click_outside_of_a_popup_with_a_grab_dismisses_it() {
         hands.forget();
         mouse.tap(code::BTN_LEFT);
         let serial = client
-            .wait_for("a button", SECOND * 10, |_| {
+            .wait_for("a button", SECOND * 20, |_| {
                 let heard = hands.words();
                 let word = heard
                     .iter()
@@ -349,7 +349,7 @@ fn a_click_outside_of_a_popup_with_a_grab_dismisses_it() {
         mouse.tap(code::BTN_LEFT);
         let record = Arc::clone(&popup.record);
         client
-            .wait_for("xdg_popup.popup_done", SECOND * 10, |_| {
+            .wait_for("xdg_popup.popup_done", SECOND * 20, |_| {
                 record.lock().unwrap().done.then_some(())
             })
             .unwrap();

@@ -58,7 +58,7 @@ fn a_window_fills_the_screen_and_knows_it() {
         // Without a keyboard too the window on top is the active one.
         let shell = Arc::clone(&window.surface.shell);
         client
-            .wait_for("activation", SECOND * 10, |_| {
+            .wait_for("activation", SECOND * 20, |_| {
                 shell
                     .lock()
                     .unwrap()
@@ -209,7 +209,7 @@ fn popups_are_kept_inside_of_the_screen() {
         popup.proxy.reposition(&positioner, 77);
         let record = Arc::clone(&popup.record);
         client
-            .wait_for("xdg_popup.repositioned", SECOND * 10, |_| {
+            .wait_for("xdg_popup.repositioned", SECOND * 20, |_| {
                 record.lock().unwrap().repositioned
             })
             .unwrap();

@@ -131,6 +131,10 @@ impl Bench {
             Pipeline::for_head(&self.device, &self.assignment.heads[n], &[]).unwrap();
         let mut picture = Picture::new(&self.gbm, SIZE, FOURCC);
         picture.paint(n);
+        // A busy host may need long for a picture, and that is no lost job.
+        let mut writeback = *pipeline.writeback().config();
+        writeback.watchdog = SECOND * 2;
+        pipeline.configure_writeback(writeback);
         let report = pipeline
             .modeset(self.mode(n), &picture.frame(), Time::now())
             .unwrap();
@@ -515,37 +519,41 @@ fn the_faulty_kernel_under_load_delivers_no_stale_frame_and_keeps_the_display_go
         let mut shown = std::collections::HashMap::new();
         let (mut n, mut published) = (0usize, 0u64);
         let started = std::time::Instant::now();
-        machine::wait_until("twenty seconds of display", SECOND * 90, || {
-            if screens[0].pipeline.may_commit(Time::now()) == Pacing::Go {
-                let frame = pictures[n % 7].frame();
-                if let Some(job) = bench.commit(&mut screens[0], &frame) {
-                    if let Some((job, _)) = job {
-                        shown.insert(job, n % 7);
-                    }
-                    n += 1;
-                }
-            }
-            for (_, verdict) in bench.dispatch(&mut screens) {
-                match verdict {
-                    Verdict::Publish { job, .. } => {
-                        published += 1;
-                        assert_slot(
-                            &screens[0],
-                            job,
-                            &pictures[shown.remove(&job).unwrap()].bytes,
-                        );
-                    }
-                    Verdict::Discard(job, _) | Verdict::Probe(job) => {
-                        shown.remove(&job);
+        machine::wait_until(
+            "twenty seconds of display, and a hundred flips",
+            SECOND * 100,
+            || {
+                if screens[0].pipeline.may_commit(Time::now()) == Pacing::Go {
+                    let frame = pictures[n % 7].frame();
+                    if let Some(job) = bench.commit(&mut screens[0], &frame) {
+                        if let Some((job, _)) = job {
+                            shown.insert(job, n % 7);
+                        }
+                        n += 1;
                     }
                 }
-            }
-            started.elapsed() > Duration::from_secs(20)
-        });
+                for (_, verdict) in bench.dispatch(&mut screens) {
+                    match verdict {
+                        Verdict::Publish { job, .. } => {
+                            published += 1;
+                            assert_slot(
+                                &screens[0],
+                                job,
+                                &pictures[shown.remove(&job).unwrap()].bytes,
+                            );
+                        }
+                        Verdict::Discard(job, _) | Verdict::Probe(job) => {
+                            shown.remove(&job);
+                        }
+                    }
+                }
+                // On a busy machine the hundred flips may take longer; a display that stands still never makes them.
+                started.elapsed() > Duration::from_secs(20) && screens[0].flips > 100
+            },
+        );
         let stats = screens[0].pipeline.writeback().stats();
         println!("flips {} published {published} {stats:?}", screens[0].flips);
         println!("{:?}", screens[0].actions);
-        assert!(screens[0].flips > 100, "the display stood still");
         // Whether the kernel jams is its own matter; if it does, it is told.
         let told = screens[0]
             .actions

@@ -85,6 +85,7 @@ fn a_kill_under_capture_leaves_a_kernel_that_the_next_vitrine_can_use() {
         let mut film = Film::begin(&stage, None, 1);
         film.shoot(10);
         drop(film.cut());
+        stage.wait_for_slots(0);
         assert_eq!(stage.finish("Virtual-1").get("quarantined"), 0);
         assert_clean(&guest.dmesg());
     });

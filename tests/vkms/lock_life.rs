@@ -94,11 +94,12 @@ fn a_screen_that_is_plugged_in_while_the_session_is_locked_is_covered_from_its_f
         assert_eq!(crc_now(guest, 1), curtain);
         // Also when the application wants to be there.
         let mut cameras = Cameras::open(&stage, name);
-        for _ in 0..100 {
-            film.turn();
+        let mut turns = 0;
+        film.roll_until("frames of the new screen", |_| {
             cameras.turn();
-        }
-        assert!(!cameras.taken.is_empty());
+            turns += 1;
+            turns > 100 && !cameras.taken.is_empty()
+        });
         assert!(cameras.taken.iter().all(|taken| taken.shows.is_err()));
         let covered = lock_client
             .wait_for("the new output", patience, found)
@@ -207,23 +208,19 @@ fn hands_reach_only_the_lock_while_the_session_is_locked() {
         mouse.motion(5, 5);
         mouse.key(code::BTN_LEFT, 1);
         mouse.key(code::BTN_LEFT, 0);
+        // The last word of each device: nothing is on its way any more then.
         lock_client
-            .wait_for("a key", SECOND * 20, heard("key"))
+            .wait_for("a button", SECOND * 20, heard("button 272 up"))
             .unwrap();
-        lock_client
-            .wait_for("a button", SECOND * 20, heard("button"))
-            .unwrap();
+        lock_hands.wait(&mut lock_client, "key 30 up");
         app.roundtrip().unwrap();
         assert_eq!(hands.words(), Vec::<String>::new(), "behind the lock");
         // A new window of the application changes nothing.
         let (mut other, mut window) = stage.painter();
         window.paint(&mut other, 3).unwrap();
         other.roundtrip().unwrap();
-        lock_hands.forget();
         keyboard.tap(code::KEY_A);
-        lock_client
-            .wait_for("a key", SECOND * 20, heard("key"))
-            .unwrap();
+        lock_hands.wait(&mut lock_client, "key 30 up");
         // Nor does the key that would end the session.
         for (key, down) in [
             (code::KEY_LEFTCTRL, 1),
@@ -235,11 +232,8 @@ fn hands_reach_only_the_lock_while_the_session_is_locked() {
         ] {
             keyboard.key(key, down);
         }
-        lock_hands.forget();
         keyboard.tap(code::KEY_A);
-        lock_client
-            .wait_for("a key", SECOND * 20, heard("key"))
-            .unwrap();
+        lock_hands.wait(&mut lock_client, "key 30 up");
         lock.unlock(&mut lock_client).unwrap();
         app.roundtrip().unwrap();
         stage.finish("Virtual-1");

@@ -65,6 +65,7 @@ mod power_life;
 mod producer;
 mod programs;
 mod programs_capture;
+mod quiet;
 mod refusals;
 mod rfb;
 mod rights;

@@ -62,15 +62,22 @@ fn dies_under_a_job(guest: &Guest, die: impl Fn(Viewer, PendingCopy, u64)) {
         next.see(&painter, shown, &format!("after death {round}"));
         drop(next);
         std::thread::sleep(SECOND / 4);
-        let now = descriptors(&stage.vitrine);
-        assert!(
-            now <= *held.get_or_insert(now),
-            "descriptors: {now} > {held:?}"
-        );
+        let held = *held.get_or_insert_with(|| descriptors(&stage.vitrine));
+        machine::wait_until("the descriptors of before", SECOND * 20, || {
+            descriptors(&stage.vitrine) <= held
+        });
+    }
+    // Alone, and with nothing under way, frames pass through; on a slow machine perhaps not before.
+    let mut viewer = Viewer::new(&stage, MemoryKind::Heap);
+    let enough = n + 50;
+    while capture_report(guest).passthrough < 3 {
+        n += 1;
+        assert!(n < enough, "nothing passes through");
+        let shown = painter.present(&mut client, n).unwrap();
+        viewer.see(&painter, shown, "in the end");
     }
     let summary = stage.finish("Virtual-1");
     println!("{summary:?}");
-    assert!(summary.get("passthrough") >= 3);
     assert_clean(&guest.dmesg());
 }
 
@@ -91,7 +98,7 @@ fn a_buffer_that_is_destroyed_under_a_job_disturbs_nobody() {
                 // On a slow machine the job was over before the buffer.
                 return;
             }
-            let end = pending.wait_end(&mut viewer.client, SECOND * 10).unwrap();
+            let end = pending.wait_end(&mut viewer.client, SECOND * 20).unwrap();
             // Or it was overtaken, and a worker was copying already.
             let copied = capture_report(guest).copies > copies;
             assert!(end.1.is_err() || copied, "ready without a buffer");
@@ -131,7 +138,7 @@ fn whoever_loses_the_right_under_a_job_gets_nothing_and_sees_nothing_that_comes_
         let pending = viewer.ask();
         painter.present(&mut client, 4).unwrap();
         reload(guest, &mut stage, CLOSED, "access rules changed");
-        let (_, end) = pending.wait_end(&mut viewer.client, SECOND * 10).unwrap();
+        let (_, end) = pending.wait_end(&mut viewer.client, SECOND * 20).unwrap();
         println!("{end:?}");
         for n in 5..15 {
             painter.present(&mut client, n).unwrap();
@@ -152,7 +159,12 @@ fn whoever_loses_the_right_under_a_job_gets_nothing_and_sees_nothing_that_comes_
 fn loses_a_job(faults: &'static str, config: &'static str, judge: fn(&str, &Summary)) {
     machine::boot(Machine::default(), move |guest| {
         let lines = format!("{ON}\n{config}");
-        let stage = Setup::default().with(&lines).faults(faults).start(guest);
+        let mut setup = Setup::default().with(&lines).faults(faults);
+        if faults.contains("..") {
+            // One after the other.
+            setup = setup.hasty();
+        }
+        let stage = setup.start(guest);
         let (mut client, mut painter) = stage.painter();
         let mut viewer = Viewer::new(&stage, MemoryKind::Udmabuf);
         let mut n = 0;
@@ -247,18 +259,19 @@ fn a_job_that_ends_with_an_error_is_followed_by_a_copy() {
 
 #[test]
 fn a_stream_under_every_kind_of_fault_shows_nothing_false_and_goes_on() {
-    const FAULTS: &str = "fence:8..9=error,fence:20=late40,fence:30=late400,commit:60..62=EBUSY,\
+    const FAULTS: &str = "fence:8..9=error,fence:20=late40,fence:30=late2400,commit:60..62=EBUSY,\
                           fence:50=never,commit:120=EINVAL,commit:140..144=ENOMEM,fence:80=late20,fence:90=never";
     machine::boot(Machine::default(), |guest| {
         let stage = Setup::default().with(ON).faults(FAULTS).start(guest);
         let mut stream = Stream::begin(&stage);
         stream.run(150);
+        stream.run_until_passed(guest, 30);
         stream.finish();
         let summary = stage.finish("Virtual-1");
         println!("{summary:?}");
         assert!(summary.get("lost") >= 2 && summary.get("recoveries") >= 2);
         // The one buffer that the driver refused is copied to from then on.
-        assert!(summary.get("copies") >= 2 && summary.get("passthrough") >= 30);
+        assert!(summary.get("copies") >= 2);
         assert_eq!(summary.get("modesets"), 1);
         assert_clean(&guest.dmesg());
     });
@@ -280,10 +293,10 @@ fn a_compositor_that_is_stopped_under_a_job_tells_the_truth_afterwards() {
             stage.vitrine.signal(Signal::CONT);
         }
         stream.run(10);
+        stream.run_until_passed(guest, 10);
         stream.finish();
         let summary = stage.finish("Virtual-1");
         println!("{summary:?}");
-        assert!(summary.get("passthrough") >= 10);
         assert_clean(&guest.dmesg());
     });
 }

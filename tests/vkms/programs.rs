@@ -169,7 +169,7 @@ fn foot_writes_its_text_on_the_screen_and_its_exit_code_is_ours() {
         });
         vitrine.wait_log("listening", SECOND * 30);
         let mut watcher =
-            crate::clients::Client::connect_when_ready("wayland-test", SECOND * 10).unwrap();
+            crate::clients::Client::connect_when_ready("wayland-test", SECOND * 20).unwrap();
         let picture = screen::wait_for(guest, &mut watcher, "foot", |picture| {
             // Letters are grey at their edges; their insides are bright.
             bright(picture) > 20

@@ -347,7 +347,11 @@ impl Loser {
             let frame = ScreencopyFrame::announced(&mut client, &output, true).unwrap();
             let frame = frame.unwrap();
             frame.ask(&client, true).unwrap();
-            client.dispatch_for(SECOND / 5).unwrap();
+            // Whatever this one might be given, these are given too, and later.
+            for _ in 0..2 {
+                let other = ScreencopyFrame::capture(&mut client, &output, true).unwrap();
+                other.unwrap();
+            }
             standing = Some(frame).filter(|frame| frame.ended().is_none());
         }
         Self {
@@ -368,10 +372,14 @@ impl Loser {
         let client = &mut self.client;
         client.roundtrip().unwrap();
         // A worker that was copying comes to its end.
-        client.dispatch_for(SECOND / 2).unwrap();
-        for frame in &self.screencopies[..2] {
-            assert!(frame.ended().is_some(), "a frame without an answer");
-        }
+        let frames = &self.screencopies[..2];
+        let waiting = self.waiting.as_ref().unwrap();
+        client
+            .wait_for("an answer to each frame", SECOND * 20, |_| {
+                let all = frames.iter().all(|frame| frame.ended().is_some());
+                (all && waiting.has_ended()).then_some(())
+            })
+            .unwrap();
         if let Some(standing) = &self.standing {
             assert_eq!(standing.ended(), Some(None), "not told that it fails");
         }

@@ -8,6 +8,7 @@ use crate::{
     film::{seldom, Cameras, Film, Window},
     machine::{self, Kernel, Machine, SECOND},
     pacing::median_step,
+    quiet::measured,
     stage::Setup,
 };
 
@@ -27,9 +28,9 @@ fn steps(window: &mut Window, mut turn: impl FnMut(&mut Window)) -> u64 {
 #[test]
 fn on_hardware_that_loses_jobs_no_stale_frame_is_delivered_and_the_display_goes_on() {
     let machine = Machine::default().kernel(Kernel::Stock);
-    machine::boot(machine.timeout(SECOND * 240), |guest| {
+    machine::boot(machine.timeout(SECOND * 600), |guest| {
         // Without the gap that keeps most jobs from getting lost.
-        let setup = Setup::default().with("[capture]\ncooling_ms = 0.0");
+        let setup = Setup::default().with("[capture]\ncooling_ms = 0.0").hasty();
         let stage = setup.start(guest);
         let mut window = Window::open(&stage, None, 1);
         let without = steps(&mut window, |window| window.turn(Duration::from_millis(1)));
@@ -46,25 +47,23 @@ fn on_hardware_that_loses_jobs_no_stale_frame_is_delivered_and_the_display_goes_
         let busy = [guest.busy_loop(), guest.busy_loop()];
         let mut stalled = seldom(|| stage.vitrine.log().contains("writeback connector stalled"));
         // A matter of luck: mostly some seconds, seldom half a minute.
-        film.roll_long(SECOND * 150, "the connector to jam", |_| stalled());
+        film.roll_long(SECOND * 400, "the connector to jam", |_| stalled());
+        // By the time of the answer it may be probed again.
         let report = capture_report(guest);
-        assert_eq!(report.trust, "stalled", "{report:?}");
+        assert!(report.stalls >= 1, "{report:?}");
         drop(busy);
         let before = film.window.painted;
         // The display goes on as fast as with no captures at all, but for the time that the machine's one CPU takes for the
         // frames that the renderer makes meanwhile.
         let Film { window, cameras } = &mut film;
-        let with = steps(window, |window| {
-            window.turn(Duration::from_millis(1));
-            cameras.turn();
+        measured("the display is slower under captures", || {
+            let with = steps(window, |window| {
+                window.turn(Duration::from_millis(1));
+                cameras.turn();
+            });
+            println!("refreshes from picture to picture: {without} without captures, {with} while stalled");
+            with <= without + 1
         });
-        println!(
-            "refreshes from picture to picture: {without} without captures, {with} while stalled"
-        );
-        assert!(
-            with <= without + 1,
-            "{with} refreshes a picture, without captures {without}"
-        );
         let mut probed_again = seldom(|| {
             let log = stage.vitrine.log();
             log.matches("writeback connector stalled").count() > 1
@@ -88,7 +87,7 @@ fn on_hardware_that_loses_jobs_no_stale_frame_is_delivered_and_the_display_goes_
 #[test]
 fn the_gap_between_jobs_on_hardware_that_loses_them_never_lets_a_stale_frame_through() {
     machine::boot(Machine::default().kernel(Kernel::Stock), |guest| {
-        let stage = Setup::default().start(guest);
+        let stage = Setup::default().hasty().start(guest);
         let mut film = Film::begin(&stage, None, 1);
         let busy = [guest.busy_loop(), guest.busy_loop()];
         // Whether it jams or not is the hardware's business here.

@@ -94,7 +94,7 @@ pub fn is_open(app_id: &str) -> bool {
 
 pub fn source(client: &mut Client, listed: &Listed, app_id: &str) -> ExtImageCaptureSourceV1 {
     client
-        .wait_for("the window's name", SECOND * 10, |_| {
+        .wait_for("the window's name", SECOND * 20, |_| {
             is_open(app_id).then_some(())
         })
         .unwrap();
@@ -167,7 +167,7 @@ fn covered_window(renderer: &str, machine: Machine) {
 
         drop((below, below_client));
         watcher
-            .wait_for("the end of the window's session", SECOND * 10, |_| {
+            .wait_for("the end of the window's session", SECOND * 20, |_| {
                 (session.record().stopped && !is_open("below")).then_some(())
             })
             .unwrap();

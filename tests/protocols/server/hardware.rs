@@ -34,7 +34,7 @@ impl Server {
     /// Paints a rectangle and presents the picture, with a job into the memory of the client that waits. `None`: the room wants
     /// no such job.
     pub fn begin_job(&mut self, [x, y, w, h]: [i32; 4], pixel: u32) -> Option<HardwareJob> {
-        let now = Time::now();
+        let now = self.now();
         let screen = &mut self.state.screens[0];
         let cursor = CursorInFrame::Absent;
         let candidate = screen.capture.direct_candidate(cursor, now)?;
@@ -68,9 +68,9 @@ impl Server {
             let at = (y * job.stride) as u64;
             job.memory.write_all_at(&bytes, at).unwrap();
         }
-        let presented = Time::from_duration(job.presented);
+        let (presented, now) = (Time::from_duration(job.presented), self.now());
         let screen = &mut self.state.screens[0];
-        let completion = screen.capture.complete(job.id, presented, Time::now());
+        let completion = screen.capture.complete(job.id, presented, now);
         screen.capture.verify_invariants().unwrap();
         self.deliver();
         let time = (job.presented.as_secs(), job.presented.subsec_nanos());

@@ -28,6 +28,7 @@ use vitrine::{
     protocols::{
         wlr_output_power::OutputPowers, CaptureHandler, CaptureProtocols, CursorView, LoopSender,
     },
+    time::Time,
 };
 use wayland_server::{
     backend::{ClientData, GlobalId},
@@ -74,6 +75,8 @@ pub(super) struct State {
     pub(super) cursor: Option<(usize, CursorView)>,
     pub(super) toplevels: ForeignToplevelListState,
     pub(super) windows: Vec<Window>,
+    /// What decisions take for the time. It stands still unless a test lets it pass: how fast the machine is changes nothing.
+    pub(super) now: Time,
     pub(super) powers: OutputPowers,
 }
 
@@ -98,6 +101,10 @@ impl CaptureHandler for State {
 
     fn copy_pool(&self) -> &CopyPool {
         &self.pool
+    }
+
+    fn now(&self) -> Time {
+        self.now
     }
 
     // The server polls after each dispatch anyway.

@@ -38,6 +38,7 @@ impl Server {
     }
 
     pub fn resize_window(&mut self, nth: usize, (width, height): (u32, u32)) {
+        let now = self.now();
         let window = &mut self.state.windows[nth];
         window.slots = (0..3).map(|_| Arc::default()).collect();
         let memories = window
@@ -54,7 +55,7 @@ impl Server {
         };
         window
             .capture
-            .set_buffers(format, memories.collect(), Time::now())
+            .set_buffers(format, memories.collect(), now)
             .unwrap();
         let identifier = window.identifier.clone();
         protocols::toplevel_changed(&mut self.state, &identifier);
