@@ -16,11 +16,13 @@ mod frames;
 mod gpu_copies;
 mod handlers;
 mod input;
+mod interrupt;
 mod leases;
 mod listening;
 mod lock;
 mod peer;
 mod renderer_choice;
+mod rest;
 mod sandboxes;
 mod seat;
 mod sinks;
@@ -44,7 +46,7 @@ use smithay::{
     output::Output,
     reexports::{
         calloop::{channel, LoopHandle, LoopSignal, RegistrationToken},
-        wayland_server::{BindError, Display, DisplayHandle},
+        wayland_server::{BindError, Display, DisplayHandle, ListeningSocket},
     },
     wayland::{
         compositor::CompositorState,
@@ -56,7 +58,6 @@ use smithay::{
         shell::xdg::{decoration::XdgDecorationState, XdgShellState},
         shm::ShmState,
         single_pixel_buffer::SinglePixelBufferState,
-        socket::ListeningSocketSource,
         viewporter::ViewporterState,
     },
 };
@@ -80,6 +81,9 @@ pub use device::Backend;
 /// Bytes that may wait for one client before it is disconnected: a client that is stopped for a moment under a fast
 /// pointer must survive, one that never reads must not grow our memory without bound.
 const CLIENT_BUFFER_BYTES: usize = 1 << 20;
+
+/// The numbers that a socket without a name may have; 0 is left to those who choose it.
+const DISPLAY_NUMBERS: std::ops::Range<usize> = 1..33;
 
 /// Worker threads that copy captured pixels into clients' buffers.
 const COPY_THREADS: usize = 2;
@@ -265,12 +269,16 @@ impl Vitrine {
     /// # Errors
     /// When XDG_RUNTIME_DIR is unset or not writable, or all names are taken.
     pub fn listen(&mut self, name: Option<&str>) -> anyhow::Result<String> {
+        self.listening
+            .start()
+            .context("the thread that interrupts clients cannot start")?;
         let socket = match name {
-            Some(name) => ListeningSocketSource::with_name(name),
-            None => ListeningSocketSource::new_auto(),
+            Some(name) => ListeningSocket::bind(name),
+            None => ListeningSocket::bind_auto("wayland", DISPLAY_NUMBERS),
         }
         .map_err(|error| no_socket(name, &error))?;
-        let name = socket.socket_name().to_string_lossy().into_owned();
+        let name = socket.socket_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
         self.watch_socket(socket, Origin::Public)?;
         Ok(name)
     }

@@ -13,9 +13,9 @@ use anyhow::Context;
 use smithay::{
     reexports::{
         rustix::{fs::Mode, process::umask},
-        wayland_server::{Client, DisplayHandle},
+        wayland_server::{Client, DisplayHandle, ListeningSocket},
     },
-    wayland::{security_context::SecurityContextState, socket::ListeningSocketSource},
+    wayland::security_context::SecurityContextState,
 };
 
 use super::{peer, ClientState, Vitrine};
@@ -97,7 +97,7 @@ impl Vitrine {
         };
         // From its first moment on nobody else may connect. Other threads make no files.
         let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let socket = ListeningSocketSource::with_name(&name);
+        let socket = ListeningSocket::bind(&name);
         umask(before);
         let socket = socket.with_context(|| {
             format!("cannot open the privileged socket {name:?}; choose another privileged_socket in [access]")
@@ -116,7 +116,8 @@ impl Vitrine {
             pid = peer.pid, uid = peer.uid, executable = ?peer.executable, origin = ?peer.origin, capture, session_lock,
             "client accepted"
         );
-        let data = Arc::new(ClientState::new(peer, self.listening.gone()));
+        let (gone, watched) = (self.listening.gone(), self.listening.watched());
+        let data = Arc::new(ClientState::new(peer, gone, watched));
         data.right(Privilege::Capture).set(capture);
         data.right(Privilege::SessionLock).set(session_lock);
         self.access

@@ -10,7 +10,7 @@ use smithay::{
     wayland::compositor::CompositorClientState,
 };
 
-use super::listening::Gone;
+use super::{interrupt::Watched, listening::Gone};
 use crate::policy::{Peer, Privilege};
 
 /// Data that lives as long as a client's connection.
@@ -23,6 +23,8 @@ pub struct ClientState {
     capture: Right,
     session_lock: Right,
     gone: Gone,
+    is_gone: AtomicBool,
+    watched: Watched,
 }
 
 /// A right of one client. Kept with the client, since filters of globals have nothing else.
@@ -51,14 +53,21 @@ impl Right {
 }
 
 impl ClientState {
-    pub(super) fn new(peer: Peer, gone: Gone) -> Self {
+    pub(super) fn new(peer: Peer, gone: Gone, watched: Watched) -> Self {
         Self {
             compositor: CompositorClientState::default(),
             peer,
             capture: Right::default(),
             session_lock: Right::default(),
             gone,
+            is_gone: AtomicBool::new(false),
+            watched,
         }
+    }
+
+    /// Whether the client was disconnected.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
     }
 
     /// Whether the client may capture now.
@@ -80,6 +89,8 @@ impl ClientData for ClientState {
     }
 
     fn disconnected(&self, client: ClientId, reason: DisconnectReason) {
+        self.is_gone.store(true, Ordering::Relaxed);
+        self.watched.disconnected(&client);
         self.gone
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

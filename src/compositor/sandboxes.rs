@@ -39,7 +39,7 @@ impl SecurityContextHandler for Vitrine {
         );
         let inserted =
             self.event_loop
-                .insert_source(ClientSocket::foreign(source), move |connection, (), state| match connection {
+                .insert_source(ClientSocket(source), move |connection, (), state| match connection {
                     Ok(stream) => state.add_client_from(stream, Origin::Sandbox(sandbox.clone())),
                     Err(error) => {
                         tracing::warn!(target: "vitrine::access", %error, "the socket of a sandbox cannot be used and is closed");

@@ -3,16 +3,21 @@
 //!
 //! Two errors happen in the field: a sandbox's socket is whatever file its client sent, and `accept` fails as long as
 //! the process has no descriptor left.
+//!
+//! From our own sockets a few connections are taken in each turn: who connects again and again without an end is not the
+//! only one there.
 
 use std::{cell::Cell, io, os::unix::net::UnixStream, rc::Rc, time::Duration};
 
-use smithay::{
-    reexports::calloop::{
+use smithay::reexports::{
+    calloop::{
         self,
+        generic::Generic,
         timer::{TimeoutAction, Timer},
-        EventSource, Poll, PostAction, Readiness, RegistrationToken, Token, TokenFactory,
+        EventSource, Interest, Mode, Poll, PostAction, Readiness, RegistrationToken, Token,
+        TokenFactory,
     },
-    wayland::socket::ListeningSocketSource,
+    wayland_server::ListeningSocket,
 };
 
 use super::Vitrine;
@@ -21,30 +26,11 @@ use crate::policy::Origin;
 /// How long an own socket rests after an error: the connections that wait stay in the kernel's queue.
 const REST: Duration = Duration::from_millis(200);
 
-/// A source of connections whose errors are events.
-pub(super) struct ClientSocket<S> {
-    source: S,
-    /// What happens to the source after an error.
-    after_error: PostAction,
-}
+/// So many connections are taken in a turn.
+const AT_ONCE: usize = 8;
 
-impl<S> ClientSocket<S> {
-    /// A socket of our own: rests after an error, until somebody enables it again.
-    pub fn own(source: S) -> Self {
-        Self {
-            source,
-            after_error: PostAction::Disable,
-        }
-    }
-
-    /// A socket that a client brought: closed after an error.
-    pub fn foreign(source: S) -> Self {
-        Self {
-            source,
-            after_error: PostAction::Remove,
-        }
-    }
-}
+/// A source of connections that a client brought, whose errors are events: it is closed after one.
+pub(super) struct ClientSocket<S>(pub S);
 
 impl<S> EventSource for ClientSocket<S>
 where
@@ -62,24 +48,24 @@ where
         mut callback: F,
     ) -> io::Result<PostAction> {
         let outcome = self
-            .source
+            .0
             .process_events(readiness, token, |stream, meta| callback(Ok(stream), meta));
         Ok(outcome.unwrap_or_else(|error| {
             callback(Err(error), &mut ());
-            self.after_error
+            PostAction::Remove
         }))
     }
 
     fn register(&mut self, poll: &mut Poll, tokens: &mut TokenFactory) -> calloop::Result<()> {
-        self.source.register(poll, tokens)
+        self.0.register(poll, tokens)
     }
 
     fn reregister(&mut self, poll: &mut Poll, tokens: &mut TokenFactory) -> calloop::Result<()> {
-        self.source.reregister(poll, tokens)
+        self.0.reregister(poll, tokens)
     }
 
     fn unregister(&mut self, poll: &mut Poll) -> calloop::Result<()> {
-        self.source.unregister(poll)
+        self.0.unregister(poll)
     }
 }
 
@@ -87,18 +73,27 @@ impl Vitrine {
     /// Takes connections from one of our own sockets, for as long as the session runs.
     pub(super) fn watch_socket(
         &mut self,
-        socket: ListeningSocketSource,
+        socket: ListeningSocket,
         origin: Origin,
     ) -> anyhow::Result<()> {
         let token: Rc<Cell<Option<RegistrationToken>>> = Rc::default();
         let own = token.clone();
-        let inserted = self.event_loop.insert_source(
-            ClientSocket::own(socket),
-            move |connection, (), state| match connection {
-                Ok(stream) => state.add_client_from(stream, origin.clone()),
-                Err(error) => state.rest_socket(own.get(), &error),
-            },
-        );
+        let source = Generic::new(socket, Interest::READ, Mode::Level);
+        let inserted = self
+            .event_loop
+            .insert_source(source, move |_, socket, state| {
+                for _ in 0..AT_ONCE {
+                    match socket.accept() {
+                        Ok(Some(stream)) => state.add_client_from(stream, origin.clone()),
+                        Ok(None) => break,
+                        Err(error) => {
+                            state.rest_socket(own.get(), &error);
+                            return Ok(PostAction::Disable);
+                        }
+                    }
+                }
+                Ok(PostAction::Continue)
+            });
         token.set(Some(inserted.map_err(|error| {
             anyhow::anyhow!("cannot watch the Wayland socket: {error}")
         })?));

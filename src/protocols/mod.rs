@@ -11,6 +11,7 @@
 
 mod audit;
 mod clients;
+mod no_memory;
 mod running;
 mod shm_guard;
 mod source;
@@ -47,6 +48,7 @@ use self::{
     wlr_screencopy::ScreencopyManager,
 };
 
+pub use no_memory::end_for_memory;
 pub use shm_guard::GuardedShm;
 pub use source::CaptureSource;
 pub use surface_guard::GuardedSurfaces;

@@ -2,11 +2,22 @@
 //!
 //! Smithay 0.7.0 puts width and height into its geometry types as they come; a negative one ends a compositor that is built
 //! with debug assertions, and is a wrong rectangle in any other. By the protocols a negative damage or region covers nothing,
-//! and a window geometry without a size is an error. Everything else goes to Smithay unchanged.
+//! and a window geometry without a size is an error.
+//!
+//! And with bounds on what one object makes us keep: Smithay keeps each rectangle of damage until the commit, and each one
+//! that a region was made of for as long as the region is there, and copies them with each commit.
+//!
+//! Everything else goes to Smithay unchanged.
 
-use smithay::wayland::{
-    compositor::{CompositorHandler, CompositorState, RegionUserData, SurfaceUserData},
-    shell::xdg::{XdgShellHandler, XdgShellState, XdgShellSurfaceUserData, XdgSurfaceUserData},
+use smithay::{
+    utils::Rectangle,
+    wayland::{
+        compositor::{
+            get_region_attributes, with_states, CompositorHandler, CompositorState, Damage,
+            RegionUserData, SurfaceAttributes, SurfaceUserData,
+        },
+        shell::xdg::{XdgShellHandler, XdgShellState, XdgShellSurfaceUserData, XdgSurfaceUserData},
+    },
 };
 use wayland_protocols::xdg::shell::server::{
     xdg_popup::XdgPopup,
@@ -22,6 +33,15 @@ use wayland_server::{
     },
     Client, DataInit, Dispatch, DisplayHandle, Resource,
 };
+
+use super::end_for_memory;
+
+/// Of more rectangles than that all is damaged: to know better costs more than to draw.
+const MAX_DAMAGE: usize = 256;
+
+/// More rectangles than one a line, for a window of any shape on the largest of screens. A client whose region has more
+/// is ended: a smaller region would be a wrong one.
+const MAX_REGION: usize = 4096;
 
 /// Takes the place of [`CompositorState`] for surfaces and regions and of [`XdgShellState`] for `xdg_surface`; see
 /// [`crate::delegate_guarded_surfaces!`].
@@ -49,6 +69,7 @@ where
             if *width < 0 || *height < 0 {
                 return;
             }
+            bound_damage(surface);
         }
         <CompositorState as Dispatch<WlSurface, SurfaceUserData, D>>::request(
             state, client, surface, request, data, display, data_init,
@@ -60,6 +81,19 @@ where
             state, client, surface, data,
         );
     }
+}
+
+/// Before one more rectangle is damaged in the pending state.
+fn bound_damage(surface: &WlSurface) {
+    with_states(surface, |states| {
+        let mut attributes = states.cached_state.get::<SurfaceAttributes>();
+        let damage = &mut attributes.pending().damage;
+        if damage.len() >= MAX_DAMAGE {
+            damage.clear();
+            let everything = Rectangle::from_size((i32::MAX, i32::MAX).into());
+            damage.push(Damage::Buffer(everything));
+        }
+    });
 }
 
 impl<D> Dispatch<WlRegion, RegionUserData, D> for GuardedSurfaces
@@ -79,6 +113,9 @@ where
         if let Add { width, height, .. } | Subtract { width, height, .. } = &request {
             if *width < 0 || *height < 0 {
                 return;
+            }
+            if get_region_attributes(region).rects.len() >= MAX_REGION {
+                return end_for_memory(display, client, "a region of more than 4096 rectangles");
             }
         }
         <CompositorState as Dispatch<WlRegion, RegionUserData, D>>::request(

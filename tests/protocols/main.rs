@@ -21,6 +21,7 @@ mod copy_errors;
 mod copy_frames;
 mod cursor;
 mod export_dmabuf;
+mod flood;
 mod inbox;
 mod passthrough;
 mod rights;

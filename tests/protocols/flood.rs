@@ -1,0 +1,155 @@
+//! Clients that send faster than anybody reads, without an end: everybody else goes on, in the whole compositor without a device.
+
+use std::{
+    io::ErrorKind,
+    os::unix::net::UnixStream,
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+    },
+};
+
+use smithay::wayland::compositor::{with_states, SurfaceAttributes};
+use vitrine::compositor::Vitrine;
+use wayland_client::{backend::WaylandError, protocol::wl_compositor::WlCompositor};
+use wayland_server::{protocol::wl_surface::WlSurface, Resource};
+
+use crate::{clients::Flooder, session_lock::Session};
+
+#[test]
+fn clients_that_send_without_an_end_hold_nobody_and_are_not_ended() {
+    let session = Session::start("");
+    let mut other = session.client();
+    let flooders: Vec<_> = (0..2).map(|_| Flooder::new(session.client())).collect();
+    for round in 1..=2 {
+        // Each of them sends in this round, and it is not over before that.
+        let before: Vec<u64> = flooders.iter().map(Flooder::blocks).collect();
+        let mut turns = 0;
+        while flooders
+            .iter()
+            .zip(&before)
+            .any(|(flooder, before)| flooder.blocks() == *before)
+        {
+            other.roundtrip().unwrap();
+            session.with(|_| {});
+            turns += 1;
+        }
+        session.client().roundtrip().unwrap();
+        println!("round {round}: {turns} round trips of another client");
+        assert!(turns > 0);
+    }
+    for flooder in flooders {
+        flooder.stop().unwrap();
+    }
+    other.roundtrip().unwrap();
+}
+
+#[test]
+fn clients_that_come_and_go_without_an_end_hold_nobody() {
+    let session = Session::start("");
+    let mut other = session.client();
+    let ends = Arc::<AtomicBool>::default();
+    let connections = Arc::<AtomicU64>::default();
+    let crowd: Vec<_> = (0..4)
+        .map(|_| {
+            let (ends, connections) = (ends.clone(), connections.clone());
+            let socket = session.socket().to_owned();
+            std::thread::spawn(move || {
+                while !ends.load(Ordering::Relaxed) {
+                    let _ = UnixStream::connect(&socket);
+                    connections.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let mut turns = 0;
+    let mut result = Ok(());
+    while result.is_ok() && (connections.load(Ordering::Relaxed) < 2000 || turns < 20) {
+        result = other.roundtrip();
+        turns += 1;
+    }
+    ends.store(true, Ordering::Relaxed);
+    result.unwrap();
+    println!(
+        "{turns} round trips, {} connections",
+        connections.load(Ordering::Relaxed)
+    );
+    for one in crowd {
+        one.join().unwrap();
+    }
+    session.client().roundtrip().unwrap();
+}
+
+#[test]
+fn a_client_that_has_much_to_say_and_to_hear_at_once_is_served() {
+    let session = Session::start("");
+    let mut client = session.client();
+    let compositor: WlCompositor = client.bind(4, ()).unwrap();
+    let surface = compositor.create_surface(&client.qh, None);
+    let answers: Vec<_> = (0..10_000).map(|_| Arc::<AtomicBool>::default()).collect();
+    for _ in 0..100_000 {
+        surface.frame(&client.qh, Arc::default());
+    }
+    // Until all of it is sent, which needs somebody who reads.
+    let unsent = |error: WaylandError| match error {
+        WaylandError::Io(error) => error.kind() == ErrorKind::WouldBlock,
+        WaylandError::Protocol(_) => false,
+    };
+    while client.conn.flush().is_err_and(unsent) {
+        std::thread::yield_now();
+    }
+    for answer in &answers {
+        client.conn.display().sync(&client.qh, answer.clone());
+    }
+    client.roundtrip().unwrap();
+    assert!(answers.iter().all(|answer| answer.load(Ordering::Relaxed)));
+}
+
+/// Rectangles of damage that all surfaces have pending.
+fn pending_damage(state: &mut Vitrine) -> usize {
+    let display = &state.display;
+    let handle = display.backend_handle();
+    let (mut clients, mut objects) = (Vec::new(), Vec::new());
+    handle.with_all_clients(|client| clients.push(client));
+    for client in clients {
+        let all = handle.with_all_objects_for(client, |object| objects.push(object));
+        all.unwrap();
+    }
+    let surfaces = objects
+        .into_iter()
+        .filter_map(|object| WlSurface::from_id(display, object).ok());
+    let damage = |surface| {
+        with_states(&surface, |states| {
+            let mut attributes = states.cached_state.get::<SurfaceAttributes>();
+            attributes.pending().damage.len()
+        })
+    };
+    surfaces.map(damage).sum()
+}
+
+#[test]
+fn a_region_has_a_bound_and_so_has_damage() {
+    let session = Session::start("");
+    let mut client = session.client();
+    let compositor: WlCompositor = client.bind(4, ()).unwrap();
+    let surface = compositor.create_surface(&client.qh, None);
+    let mut most = 0;
+    for n in 0..2000 {
+        surface.damage_buffer(n, n, 1, 1);
+        surface.damage(n, n, 1, 1);
+        if n % 100 == 0 {
+            client.roundtrip().unwrap();
+            most = most.max(session.with(pending_damage));
+        }
+    }
+    assert!((200..=256).contains(&most), "{most} rectangles are kept");
+    surface.commit();
+    let region = compositor.create_region(&client.qh, ());
+    for n in 0..Flooder::MOST_RECTANGLES {
+        region.add(n, n, 1, 1);
+    }
+    client.roundtrip().unwrap();
+    region.subtract(0, 0, 1, 1);
+    let error = client.roundtrip().unwrap_err();
+    assert_eq!(error.protocol(), Some(("wl_display", 2)));
+}
