@@ -15,6 +15,7 @@ mod flush;
 mod frames;
 mod gpu_copies;
 mod handlers;
+mod held;
 mod input;
 mod interrupt;
 mod leases;

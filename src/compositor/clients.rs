@@ -10,7 +10,7 @@ use smithay::{
     wayland::compositor::CompositorClientState,
 };
 
-use super::{interrupt::Watched, listening::Gone};
+use super::{held::Waiting, interrupt::Watched, listening::Gone};
 use crate::policy::{Peer, Privilege};
 
 /// Data that lives as long as a client's connection.
@@ -20,6 +20,8 @@ pub struct ClientState {
     pub compositor: CompositorClientState,
     /// Who it is.
     pub peer: Peer,
+    /// Its commits that are not applied yet.
+    pub(super) waiting: Waiting,
     capture: Right,
     session_lock: Right,
     gone: Gone,
@@ -57,6 +59,7 @@ impl ClientState {
         Self {
             compositor: CompositorClientState::default(),
             peer,
+            waiting: Waiting::default(),
             capture: Right::default(),
             session_lock: Right::default(),
             gone,

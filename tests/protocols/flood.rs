@@ -11,7 +11,10 @@ use std::{
 
 use smithay::wayland::compositor::{with_states, SurfaceAttributes};
 use vitrine::compositor::Vitrine;
-use wayland_client::{backend::WaylandError, protocol::wl_compositor::WlCompositor};
+use wayland_client::{
+    backend::WaylandError,
+    protocol::{wl_compositor::WlCompositor, wl_subcompositor::WlSubcompositor},
+};
 use wayland_server::{protocol::wl_surface::WlSurface, Resource};
 
 use crate::{clients::Flooder, session_lock::Session};
@@ -152,4 +155,25 @@ fn a_region_has_a_bound_and_so_has_damage() {
     region.subtract(0, 0, 1, 1);
     let error = client.roundtrip().unwrap_err();
     assert_eq!(error.protocol(), Some(("wl_display", 2)));
+}
+
+#[test]
+fn a_subsurface_may_wait_long_for_its_parent_and_not_for_ever() {
+    let session = Session::start("");
+    let (mut client, mut other) = (session.client(), session.client());
+    let compositor: WlCompositor = client.bind(4, ()).unwrap();
+    let subcompositor: WlSubcompositor = client.bind(1, ()).unwrap();
+    let parent = compositor.create_surface(&client.qh, None);
+    let child = compositor.create_surface(&client.qh, None);
+    let _subsurface = subcompositor.get_subsurface(&child, &parent, &client.qh, ());
+    for _ in 0..3 {
+        (0..9_999).for_each(|_| child.commit());
+        client.roundtrip().unwrap();
+        parent.commit();
+        client.roundtrip().unwrap();
+    }
+    (0..10_001).for_each(|_| child.commit());
+    let error = client.roundtrip().unwrap_err();
+    assert_eq!(error.protocol(), Some(("wl_display", 2)));
+    other.roundtrip().unwrap();
 }
