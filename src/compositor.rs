@@ -26,6 +26,7 @@ mod renderer_choice;
 mod rest;
 mod sandboxes;
 mod seat;
+mod selections;
 mod sinks;
 mod sockets;
 mod toplevels;
@@ -148,7 +149,7 @@ pub struct Vitrine {
     woken: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
-    selections: handlers::Selections,
+    selections: selections::Selections,
     /// The control socket, and what is written in the background.
     control: control::Control,
 }
@@ -256,7 +257,7 @@ impl Vitrine {
             released: Arc::default(),
             woken: Arc::default(),
             fences: HashMap::new(),
-            selections: handlers::Selections::default(),
+            selections: selections::Selections::default(),
             control: control::Control::default(),
             config,
             display: display_handle,
@@ -287,6 +288,7 @@ impl Vitrine {
     /// Housekeeping after each turn of the event loop: places, focus, what is due, and the clients' events.
     pub fn after_turn(&mut self) {
         self.hear_resting_clients();
+        self.forget_sources();
         self.shell.refresh();
         self.update_focus();
         surfaces_changed(self);

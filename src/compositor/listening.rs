@@ -399,8 +399,7 @@ impl Vitrine {
             }
             for client in gone {
                 self.listening.forget(&client);
-                self.dispatch(client.clone());
-                self.forget_selections(&client);
+                self.dispatch(client);
             }
         }
     }
