@@ -17,7 +17,10 @@ use wayland_client::{
 };
 use wayland_server::{protocol::wl_surface::WlSurface, Resource};
 
-use crate::{clients::Flooder, session_lock::Session};
+use crate::{
+    clients::{Flooder, Painter, PainterOptions},
+    session_lock::Session,
+};
 
 #[test]
 fn clients_that_send_without_an_end_hold_nobody_and_are_not_ended() {
@@ -173,6 +176,23 @@ fn a_subsurface_may_wait_long_for_its_parent_and_not_for_ever() {
         client.roundtrip().unwrap();
     }
     (0..10_001).for_each(|_| child.commit());
+    let error = client.roundtrip().unwrap_err();
+    assert_eq!(error.protocol(), Some(("wl_display", 2)));
+    other.roundtrip().unwrap();
+}
+
+#[test]
+fn a_window_that_acknowledges_nothing_is_not_answered_for_ever() {
+    let session = Session::start("");
+    let (mut client, mut other) = (session.client(), session.client());
+    let window = Painter::new(&mut client, PainterOptions::default()).unwrap();
+    for _ in 0..900 {
+        window.toplevel.set_maximized();
+    }
+    client.roundtrip().unwrap();
+    for _ in 0..200 {
+        window.toplevel.unset_fullscreen();
+    }
     let error = client.roundtrip().unwrap_err();
     assert_eq!(error.protocol(), Some(("wl_display", 2)));
     other.roundtrip().unwrap();
