@@ -10,15 +10,12 @@ use std::{
 };
 
 use anyhow::Context;
-use smithay::{
-    reexports::{
-        rustix::{fs::Mode, process::umask},
-        wayland_server::{Client, DisplayHandle, ListeningSocket},
-    },
-    wayland::security_context::SecurityContextState,
+use smithay::reexports::{
+    rustix::{fs::Mode, process::umask},
+    wayland_server::{Client, DisplayHandle, ListeningSocket},
 };
 
-use super::{peer, ClientState, Vitrine};
+use super::{peer, sandboxes, ClientState, Vitrine};
 use crate::{
     config::{AccessSection, Config},
     policy::{Origin, Policy, Privilege},
@@ -38,22 +35,17 @@ pub(super) struct Access {
     capture_retired: Arc<AtomicBool>,
     /// The same for the lock's global.
     lock_retired: Arc<AtomicBool>,
-    _security_context: SecurityContextState,
 }
 
 impl Access {
     pub(super) fn new(section: AccessSection, display: &DisplayHandle) -> Self {
-        let sees_it = |client: &Client| {
-            let data = client.get_data::<ClientState>();
-            data.is_some_and(|data| data.peer.may_sandbox())
-        };
+        sandboxes::announce(display);
         Self {
             policy: policy(&section),
             section,
             clients: Vec::new(),
             capture_retired: Arc::default(),
             lock_retired: Arc::default(),
-            _security_context: SecurityContextState::new::<Vitrine, _>(display, sees_it),
         }
     }
 

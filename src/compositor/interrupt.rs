@@ -290,7 +290,12 @@ fn pass_on(gate: &UnixStream, socket: &OwnedFd) -> io::Result<()> {
             })
             .flatten()
             .collect();
-        send(socket, message, &descriptors)?;
+        match send(socket, message, &descriptors) {
+            Ok(()) => {}
+            // It is gone, which wayland-server will find.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -447,6 +452,12 @@ mod tests {
         cut(&interrupt);
         it.theirs.write_all(b"more").unwrap();
         assert!(matches!(interrupt.leave(&it.ours), End::Broken(_)));
+        // Not so one that is gone: its end is another matter.
+        it.enter(&interrupt);
+        cut(&interrupt);
+        it.theirs.write_all(b"more").unwrap();
+        drop(it.client);
+        assert!(matches!(interrupt.leave(&it.ours), End::Cut));
     }
 
     /// Reads what somebody writes without an end; gives how much that was.

@@ -1,21 +1,15 @@
 //! The sockets that clients come through, in a shape that survives their errors: an error of an event source would end
-//! the event loop, and with it the session.
+//! the event loop, and with it the session, and `accept` fails as long as the process has no descriptor left.
 //!
-//! Two errors happen in the field: a sandbox's socket is whatever file its client sent, and `accept` fails as long as
-//! the process has no descriptor left.
-//!
-//! From our own sockets a few connections are taken in each turn: who connects again and again without an end is not the
-//! only one there.
+//! A few connections are taken in each turn: who connects again and again without an end is not the only one there.
 
 use std::{cell::Cell, io, os::unix::net::UnixStream, rc::Rc, time::Duration};
 
 use smithay::reexports::{
     calloop::{
-        self,
         generic::Generic,
         timer::{TimeoutAction, Timer},
-        EventSource, Interest, Mode, Poll, PostAction, Readiness, RegistrationToken, Token,
-        TokenFactory,
+        Interest, Mode, PostAction, RegistrationToken,
     },
     wayland_server::ListeningSocket,
 };
@@ -29,44 +23,21 @@ const REST: Duration = Duration::from_millis(200);
 /// So many connections are taken in a turn.
 const AT_ONCE: usize = 8;
 
-/// A source of connections that a client brought, whose errors are events: it is closed after one.
-pub(super) struct ClientSocket<S>(pub S);
-
-impl<S> EventSource for ClientSocket<S>
-where
-    S: EventSource<Event = UnixStream, Metadata = (), Ret = (), Error = io::Error>,
-{
-    type Event = io::Result<UnixStream>;
-    type Metadata = ();
-    type Ret = ();
-    type Error = io::Error;
-
-    fn process_events<F: FnMut(io::Result<UnixStream>, &mut ())>(
-        &mut self,
-        readiness: Readiness,
-        token: Token,
-        mut callback: F,
-    ) -> io::Result<PostAction> {
-        let outcome = self
-            .0
-            .process_events(readiness, token, |stream, meta| callback(Ok(stream), meta));
-        Ok(outcome.unwrap_or_else(|error| {
-            callback(Err(error), &mut ());
-            PostAction::Remove
-        }))
+/// Takes some of the connections that wait; the others in the next turn.
+///
+/// # Errors
+/// What `accept` fails with.
+pub(super) fn take_some(
+    mut accept: impl FnMut() -> io::Result<Option<UnixStream>>,
+    mut take: impl FnMut(UnixStream),
+) -> io::Result<()> {
+    for _ in 0..AT_ONCE {
+        match accept()? {
+            Some(stream) => take(stream),
+            None => break,
+        }
     }
-
-    fn register(&mut self, poll: &mut Poll, tokens: &mut TokenFactory) -> calloop::Result<()> {
-        self.0.register(poll, tokens)
-    }
-
-    fn reregister(&mut self, poll: &mut Poll, tokens: &mut TokenFactory) -> calloop::Result<()> {
-        self.0.reregister(poll, tokens)
-    }
-
-    fn unregister(&mut self, poll: &mut Poll) -> calloop::Result<()> {
-        self.0.unregister(poll)
-    }
+    Ok(())
 }
 
 impl Vitrine {
@@ -82,15 +53,10 @@ impl Vitrine {
         let inserted = self
             .event_loop
             .insert_source(source, move |_, socket, state| {
-                for _ in 0..AT_ONCE {
-                    match socket.accept() {
-                        Ok(Some(stream)) => state.add_client_from(stream, origin.clone()),
-                        Ok(None) => break,
-                        Err(error) => {
-                            state.rest_socket(own.get(), &error);
-                            return Ok(PostAction::Disable);
-                        }
-                    }
+                let take = |stream| state.add_client_from(stream, origin.clone());
+                if let Err(error) = take_some(|| socket.accept(), take) {
+                    state.rest_socket(own.get(), &error);
+                    return Ok(PostAction::Disable);
                 }
                 Ok(PostAction::Continue)
             });

@@ -2,7 +2,11 @@
 
 use std::{
     io::ErrorKind,
-    os::unix::net::UnixStream,
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         Arc,
@@ -15,10 +19,14 @@ use wayland_client::{
     backend::WaylandError,
     protocol::{wl_compositor::WlCompositor, wl_subcompositor::WlSubcompositor},
 };
+use wayland_protocols::wp::security_context::v1::client::{
+    wp_security_context_manager_v1::WpSecurityContextManagerV1 as ContextManager,
+    wp_security_context_v1::WpSecurityContextV1 as Context,
+};
 use wayland_server::{protocol::wl_surface::WlSurface, Resource};
 
 use crate::{
-    clients::{Flooder, Painter, PainterOptions},
+    clients::{Client, Flooder, Painter, PainterOptions, State},
     session_lock::Session,
 };
 
@@ -50,16 +58,14 @@ fn clients_that_send_without_an_end_hold_nobody_and_are_not_ended() {
     other.roundtrip().unwrap();
 }
 
-#[test]
-fn clients_that_come_and_go_without_an_end_hold_nobody() {
-    let session = Session::start("");
-    let mut other = session.client();
+/// Has several threads connect to a socket without an end, and another client go on meanwhile.
+fn crowd(socket: &Path, other: &mut Client) {
     let ends = Arc::<AtomicBool>::default();
     let connections = Arc::<AtomicU64>::default();
     let crowd: Vec<_> = (0..4)
         .map(|_| {
             let (ends, connections) = (ends.clone(), connections.clone());
-            let socket = session.socket().to_owned();
+            let socket = socket.to_owned();
             std::thread::spawn(move || {
                 while !ends.load(Ordering::Relaxed) {
                     let _ = UnixStream::connect(&socket);
@@ -76,15 +82,45 @@ fn clients_that_come_and_go_without_an_end_hold_nobody() {
     }
     ends.store(true, Ordering::Relaxed);
     result.unwrap();
-    println!(
-        "{turns} round trips, {} connections",
-        connections.load(Ordering::Relaxed)
-    );
+    let connections = connections.load(Ordering::Relaxed);
+    println!("{turns} round trips, {connections} connections");
     for one in crowd {
         one.join().unwrap();
     }
-    session.client().roundtrip().unwrap();
+    let stream = UnixStream::connect(socket).unwrap();
+    Client::from_stream(stream).unwrap().roundtrip().unwrap();
 }
+
+#[test]
+fn clients_that_come_and_go_without_an_end_hold_nobody() {
+    let session = Session::start("");
+    crowd(session.socket(), &mut session.client());
+}
+
+#[test]
+fn a_sandbox_out_of_which_clients_come_without_an_end_holds_nobody_and_has_an_end() {
+    let session = Session::start("");
+    let mut client = session.client();
+    let manager: ContextManager = client.bind(1, ()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("sandbox");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (theirs, end) = rustix::pipe::pipe().unwrap();
+    let context = manager.create_listener(listener.as_fd(), theirs.as_fd(), &client.qh, ());
+    context.set_app_id("crowd".to_owned());
+    context.commit();
+    client.roundtrip().unwrap();
+    drop((listener, theirs));
+    crowd(&socket, &mut client);
+    drop(end);
+    // Nobody listens any more, once that was heard of.
+    while UnixStream::connect(&socket).is_ok() {
+        client.roundtrip().unwrap();
+    }
+}
+
+wayland_client::delegate_noop!(State: ignore ContextManager);
+wayland_client::delegate_noop!(State: ignore Context);
 
 #[test]
 fn a_client_that_has_much_to_say_and_to_hear_at_once_is_served() {
