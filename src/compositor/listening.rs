@@ -10,7 +10,9 @@
 //! soon where none is to come.
 //!
 //! Clients are read for a bounded time in each turn (`interrupt`), those first that were not for the longest: who sends
-//! without an end waits for itself.
+//! without an end waits for itself, and is read less often after a while (`flood`).
+
+mod flood;
 
 use std::{
     cell::RefCell,
@@ -22,7 +24,6 @@ use std::{
     },
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use anyhow::Context;
@@ -38,8 +39,9 @@ use smithay::reexports::{
     },
 };
 
+use self::flood::Flood;
 use super::{
-    interrupt::{End, Interrupt, Watched},
+    interrupt::{Interrupt, Watched},
     rest::{self, Rest},
     ClientState, Vitrine,
 };
@@ -47,9 +49,6 @@ use crate::time::Time;
 
 /// So many clients are read at a time; the others in the next turn.
 const AT_ONCE: usize = 64;
-
-/// A client that has had more to say in each turn for so long is worth a word: no burst takes that long.
-const FLOOD: Duration = Duration::from_secs(1);
 
 /// Which set a client is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +80,8 @@ pub(super) struct Listening {
     interrupt: Interrupt,
     /// Clients that were read, all in all.
     heard: u64,
+    /// Clients that are not heard now, and until when.
+    muted: Vec<(u64, Time)>,
     rest: Rest,
     /// Frames that clients were told of, all in all.
     told: u64,
@@ -129,6 +130,7 @@ impl Listening {
             gone: Gone::default(),
             interrupt: Interrupt::new().context("clients cannot be interrupted")?,
             heard: 0,
+            muted: Vec::new(),
             rest: Rest::default(),
             told: 0,
         })
@@ -152,9 +154,10 @@ impl Listening {
         self.gone.clone()
     }
 
-    /// Until when the patient set rests.
+    /// When somebody is to be heard again, at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        self.rest.until
+        let muted = self.muted.iter().map(|(_, until)| *until);
+        muted.chain(self.rest.until).min()
     }
 
     /// Takes a connection.
@@ -264,54 +267,6 @@ impl Listening {
         clients.collect()
     }
 
-    /// wayland-server begins to read a client; gives the span of what is logged meanwhile.
-    fn enter(&mut self, client: &ClientId) -> tracing::Span {
-        self.heard += 1;
-        let heard = self.heard;
-        let Some(connection) = self
-            .keys
-            .get(client)
-            .and_then(|key| self.connections.get_mut(key))
-        else {
-            return tracing::Span::none();
-        };
-        connection.heard = heard;
-        // The descriptor of one that is gone may be somebody else's by now.
-        if !connection.data.is_gone() {
-            self.interrupt.enter(client.clone(), connection.theirs);
-        }
-        connection.span.clone()
-    }
-
-    /// wayland-server has stopped reading a client.
-    fn leave(&mut self, client: &ClientId, now: Time) {
-        let Some(connection) = self
-            .keys
-            .get(client)
-            .and_then(|key| self.connections.get_mut(key))
-        else {
-            return;
-        };
-        match self.interrupt.leave(&connection.socket) {
-            End::Silent => connection.flood.ended(),
-            End::Cut if connection.flood.goes_on(now) => {
-                tracing::warn!(
-                    target: "vitrine::clients", executable = ?connection.data.peer.executable,
-                    "a client sends without an end: it has a share of each turn, and everybody else goes on"
-                );
-            }
-            End::Cut => {}
-            End::Broken(error) => {
-                tracing::warn!(
-                    target: "vitrine::clients", %error,
-                    "a client sends without an end and does not read what it is told: it is disconnected"
-                );
-                let handle = self.handle.backend_handle();
-                handle.kill_client(client.clone(), DisconnectReason::ConnectionClosed);
-            }
-        }
-    }
-
     fn take_gone(&self) -> Vec<ClientId> {
         let gone = self.gone.lock();
         std::mem::take(&mut *gone.unwrap_or_else(PoisonError::into_inner))
@@ -406,6 +361,7 @@ impl Vitrine {
 
     /// A turn begins its work: what resting clients have sent until now is part of it.
     pub(super) fn hear_resting_clients(&mut self) {
+        self.listening.unmute(self.turn());
         let resting = !self.listening.patient_watched;
         let until = self.listening.rest.until;
         let due = |now| until.is_none_or(|until| until <= now) || !self.all_await_flips();
@@ -453,49 +409,5 @@ impl Vitrine {
     pub(super) fn awaits_screen(&self) -> bool {
         let mut screens = self.backend.iter().flat_map(|backend| &backend.screens);
         screens.any(|screen| screen.awaits_flip() || screen.awaits_job())
-    }
-}
-
-/// Since when a client has had more to say than there was time for.
-#[derive(Debug, Default)]
-struct Flood {
-    since: Option<Time>,
-    said: bool,
-}
-
-impl Flood {
-    /// In this turn too; gives whether it is time to say so, which is once per client.
-    fn goes_on(&mut self, now: Time) -> bool {
-        let since = *self.since.get_or_insert(now);
-        since + FLOOD <= now && !std::mem::replace(&mut self.said, true)
-    }
-
-    /// It had no more to say.
-    fn ended(&mut self) {
-        self.since = None;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(ms: u64) -> Time {
-        Time::from_duration(Duration::from_millis(ms))
-    }
-
-    #[test]
-    fn only_who_never_stops_for_a_second_is_said_to_flood_and_once() {
-        let mut flood = Flood::default();
-        assert!(!flood.goes_on(at(0)));
-        assert!(!flood.goes_on(at(900)));
-        flood.ended();
-        assert!(!flood.goes_on(at(1000)));
-        assert!(!flood.goes_on(at(1999)));
-        assert!(flood.goes_on(at(2000)));
-        assert!(!flood.goes_on(at(2001)));
-        flood.ended();
-        assert!(!flood.goes_on(at(3000)));
-        assert!(!flood.goes_on(at(5000)), "once");
     }
 }

@@ -14,8 +14,8 @@ use wayland_client::{protocol::wl_compositor::WlCompositor, Proxy};
 
 use super::Client;
 
-/// What a flooder sends at once, in bytes: more than a socket holds.
-const BLOCK: usize = 256 << 10;
+/// What a flooder sends at once, in bytes.
+const BLOCK: usize = 64 << 10;
 
 /// A client that sends the same good request for as long as it is there.
 pub struct Flooder {

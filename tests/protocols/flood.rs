@@ -58,6 +58,35 @@ fn clients_that_send_without_an_end_hold_nobody_and_are_not_ended() {
     other.roundtrip().unwrap();
 }
 
+#[test]
+fn who_never_stops_sending_is_heard_less_often_after_a_while() {
+    let session = Session::start("");
+    let mut other = session.client();
+    let flooder = Flooder::new(session.client());
+    // Round trips of another client while the flooder sends a block. They are many while the
+    // flooder waits.
+    let mut turns_of_a_block = || {
+        let before = flooder.blocks();
+        let mut turns = 0;
+        while flooder.blocks() == before {
+            other.roundtrip().unwrap();
+            turns += 1;
+        }
+        turns
+    };
+    turns_of_a_block();
+    let at_first = turns_of_a_block();
+    let mut later = 0;
+    let mut blocks = 0;
+    while later < 4 * at_first && blocks < 200 {
+        later = turns_of_a_block();
+        blocks += 1;
+    }
+    println!("{at_first} round trips for a block at first, {later} after {blocks} blocks");
+    assert!(later >= 4 * at_first, "{later}, {at_first} at first");
+    flooder.stop().unwrap();
+}
+
 /// Has several threads connect to a socket without an end, and another client go on meanwhile.
 fn crowd(socket: &Path, other: &mut Client) {
     let ends = Arc::<AtomicBool>::default();
