@@ -9,7 +9,7 @@ use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLi
 
 use super::{memory, not_busy, Fine, Trial};
 use crate::{
-    clients::Flooder,
+    clients::{clock, Flooder},
     machine::{self, Machine, SECOND},
 };
 
@@ -125,6 +125,7 @@ fn clients_that_send_without_an_end_have_a_share_of_each_turn() {
     machine::boot(Machine::default(), |guest| {
         let mut trial = Trial::new(guest);
         let flooders: Vec<_> = (0..2).map(|_| Flooder::new(trial.stage.client())).collect();
+        let begun = clock::now();
         let mut pictures = 0;
         // One word for each of them.
         let said = |trial: &Trial<'_>| {
@@ -139,7 +140,13 @@ fn clients_that_send_without_an_end_have_a_share_of_each_turn() {
             trial.go_on("a flood");
             pictures += 1;
         }
-        println!("{pictures} pictures until it was said");
+        println!(
+            "{pictures} pictures in {:?}, until it was said",
+            clock::now() - begun
+        );
+        let begun = clock::now();
+        (0..20).for_each(|_| trial.go_on("a flood that is known"));
+        println!("20 more in {:?}", clock::now() - begun);
         for flooder in flooders {
             flooder.stop().unwrap();
         }
