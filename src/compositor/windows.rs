@@ -30,7 +30,7 @@ use smithay::{
 };
 
 use super::{acquire, ClientState, Vitrine};
-use crate::protocols::end_for_memory;
+use crate::protocols::{bound_committed_damage, end_for_memory};
 
 /// So many answers of ours to one window may wait to be acknowledged. Smithay keeps them until then, and a client that
 /// reads them is not stopped by its buffer.
@@ -64,6 +64,7 @@ impl CompositorHandler for Vitrine {
     }
 
     fn commit(&mut self, surface: &WlSurface) {
+        bound_committed_damage(surface);
         on_commit_buffer_handler::<Self>(surface);
         if is_sync_subsurface(surface) {
             return;

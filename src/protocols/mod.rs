@@ -51,7 +51,7 @@ use self::{
 pub use no_memory::end_for_memory;
 pub use shm_guard::GuardedShm;
 pub use source::CaptureSource;
-pub use surface_guard::GuardedSurfaces;
+pub use surface_guard::{bound_committed_damage, GuardedSurfaces};
 
 /// Something to be run by the event loop with the compositor's state.
 pub type LoopTask<D> = Box<dyn FnOnce(&mut D) + Send>;

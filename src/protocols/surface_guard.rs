@@ -43,6 +43,10 @@ const MAX_DAMAGE: usize = 256;
 /// is ended: a smaller region would be a wrong one.
 const MAX_REGION: usize = 4096;
 
+/// An opaque region of more rectangles is none: it is a hint, and Smithay cuts each of them at all others with every new
+/// buffer, which for some thousand that cross each other takes seconds.
+const MAX_OPAQUE: usize = 32;
+
 /// Takes the place of [`CompositorState`] for surfaces and regions and of [`XdgShellState`] for `xdg_surface`; see
 /// [`crate::delegate_guarded_surfaces!`].
 #[derive(Debug)]
@@ -59,12 +63,13 @@ where
         state: &mut D,
         client: &Client,
         surface: &WlSurface,
-        request: wl_surface::Request,
+        mut request: wl_surface::Request,
         data: &SurfaceUserData,
         display: &DisplayHandle,
         data_init: &mut DataInit<'_, D>,
     ) {
         use wl_surface::Request::{Damage, DamageBuffer};
+        bound_opaque_region(&mut request);
         if let Damage { width, height, .. } | DamageBuffer { width, height, .. } = &request {
             if *width < 0 || *height < 0 {
                 return;
@@ -89,11 +94,34 @@ fn bound_damage(surface: &WlSurface) {
         let mut attributes = states.cached_state.get::<SurfaceAttributes>();
         let damage = &mut attributes.pending().damage;
         if damage.len() >= MAX_DAMAGE {
-            damage.clear();
-            let everything = Rectangle::from_size((i32::MAX, i32::MAX).into());
-            damage.push(Damage::Buffer(everything));
+            damage_all(damage);
         }
     });
+}
+
+/// When a commit was applied, before anybody looks at it: damage waits for the next buffer, so that many commits without one
+/// add up, and so do those that a subsurface made before its parent.
+pub fn bound_committed_damage(surface: &WlSurface) {
+    with_states(surface, |states| {
+        let mut attributes = states.cached_state.get::<SurfaceAttributes>();
+        let damage = &mut attributes.current().damage;
+        if damage.len() > MAX_DAMAGE {
+            damage_all(damage);
+        }
+    });
+}
+
+fn damage_all(damage: &mut Vec<Damage>) {
+    let everything = Rectangle::from_size((i32::MAX, i32::MAX).into());
+    // Their memory is let go as well.
+    *damage = vec![Damage::Buffer(everything)];
+}
+
+/// Takes a hint away that would cost more than it saves.
+fn bound_opaque_region(request: &mut wl_surface::Request) {
+    if let wl_surface::Request::SetOpaqueRegion { region } = request {
+        region.take_if(|it| get_region_attributes(it).rects.len() > MAX_OPAQUE);
+    }
 }
 
 impl<D> Dispatch<WlRegion, RegionUserData, D> for GuardedSurfaces

@@ -26,7 +26,9 @@ use wayland_protocols::wp::security_context::v1::client::{
 use wayland_server::{protocol::wl_surface::WlSurface, Resource};
 
 use crate::{
-    clients::{Client, Flooder, Painter, PainterOptions, State},
+    clients::{
+        buffers::ARGB8888, Buffer, Client, Flooder, MemoryKind, Painter, PainterOptions, State,
+    },
     session_lock::Session,
 };
 
@@ -176,8 +178,8 @@ fn a_client_that_has_much_to_say_and_to_hear_at_once_is_served() {
     assert!(answers.iter().all(|answer| answer.load(Ordering::Relaxed)));
 }
 
-/// Rectangles of damage that all surfaces have pending.
-fn pending_damage(state: &mut Vitrine) -> usize {
+/// Rectangles of damage that all surfaces have, committed or not.
+fn kept_damage(state: &mut Vitrine) -> usize {
     let display = &state.display;
     let handle = display.backend_handle();
     let (mut clients, mut objects) = (Vec::new(), Vec::new());
@@ -192,7 +194,7 @@ fn pending_damage(state: &mut Vitrine) -> usize {
     let damage = |surface| {
         with_states(&surface, |states| {
             let mut attributes = states.cached_state.get::<SurfaceAttributes>();
-            attributes.pending().damage.len()
+            attributes.pending().damage.len() + attributes.current().damage.len()
         })
     };
     surfaces.map(damage).sum()
@@ -210,7 +212,18 @@ fn a_region_has_a_bound_and_so_has_damage() {
         surface.damage(n, n, 1, 1);
         if n % 100 == 0 {
             client.roundtrip().unwrap();
-            most = most.max(session.with(pending_damage));
+            most = most.max(session.with(kept_damage));
+        }
+    }
+    assert!((200..=256).contains(&most), "{most} rectangles are kept");
+    // Damage waits for a buffer, commit by commit.
+    let mut most = 0;
+    for n in 0..2000 {
+        surface.damage_buffer(n, n, 1, 1);
+        surface.commit();
+        if n % 100 == 0 {
+            client.roundtrip().unwrap();
+            most = most.max(session.with(kept_damage));
         }
     }
     assert!((200..=256).contains(&most), "{most} rectangles are kept");
@@ -261,4 +274,27 @@ fn a_window_that_acknowledges_nothing_is_not_answered_for_ever() {
     let error = client.roundtrip().unwrap_err();
     assert_eq!(error.protocol(), Some(("wl_display", 2)));
     other.roundtrip().unwrap();
+}
+
+#[test]
+fn an_opaque_region_of_any_shape_stops_nobody() {
+    let session = Session::start("");
+    let mut client = session.client();
+    let compositor: WlCompositor = client.bind(4, ()).unwrap();
+    let surface = compositor.create_surface(&client.qh, None);
+    let region = compositor.create_region(&client.qh, ());
+    // Strips that cross each other.
+    for n in (0..Flooder::MOST_RECTANGLES).step_by(2) {
+        region.add(n * 2, 0, 1, 10_000);
+        region.add(0, n * 2 + 1, 10_000, 1);
+    }
+    surface.set_opaque_region(Some(&region));
+    let size = (4000, 4000, 16_000);
+    let buffer = Buffer::prepared(&mut client, MemoryKind::Shm, size, ARGB8888, |_| {}).unwrap();
+    for _ in 0..20 {
+        surface.attach(Some(&buffer.proxy), 0, 0);
+        surface.damage_buffer(0, 0, 4000, 4000);
+        surface.commit();
+    }
+    client.roundtrip().unwrap();
 }
