@@ -65,8 +65,8 @@ fn who_never_stops_sending_is_heard_less_often_after_a_while() {
     let session = Session::start("");
     let mut other = session.client();
     let flooder = Flooder::new(session.client());
-    // Round trips of another client while the flooder sends a block. They are many while the
-    // flooder waits.
+    // Round trips of another client while the flooder sends a block. It is read one buffer a turn at least, and has 16 in a
+    // block; so there are many more round trips only where it is not read in most turns.
     let mut turns_of_a_block = || {
         let before = flooder.blocks();
         let mut turns = 0;
@@ -76,16 +76,19 @@ fn who_never_stops_sending_is_heard_less_often_after_a_while() {
         }
         turns
     };
-    turns_of_a_block();
-    let at_first = turns_of_a_block();
-    let mut later = 0;
-    let mut blocks = 0;
-    while later < 4 * at_first && blocks < 200 {
-        later = turns_of_a_block();
-        blocks += 1;
+    // Now and then a machine does not let it send, either.
+    let mut many = 0;
+    for _ in 0..100 {
+        many = if turns_of_a_block() >= 80 {
+            many + 1
+        } else {
+            0
+        };
+        if many == 4 {
+            break;
+        }
     }
-    println!("{at_first} round trips for a block at first, {later} after {blocks} blocks");
-    assert!(later >= 4 * at_first, "{later}, {at_first} at first");
+    assert_eq!(many, 4, "it is read all the time");
     flooder.stop().unwrap();
 }
 
