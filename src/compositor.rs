@@ -15,7 +15,9 @@ mod flush;
 mod frames;
 mod gpu_copies;
 mod handlers;
+mod held;
 mod input;
+mod interrupt;
 mod leases;
 mod listening;
 mod lock;
@@ -23,8 +25,10 @@ mod menus;
 mod peer;
 mod power;
 mod renderer_choice;
+mod rest;
 mod sandboxes;
 mod seat;
+mod selections;
 mod sinks;
 mod sockets;
 mod toplevels;
@@ -46,7 +50,7 @@ use smithay::{
     output::Output,
     reexports::{
         calloop::{channel, LoopHandle, LoopSignal, RegistrationToken},
-        wayland_server::{BindError, Display, DisplayHandle},
+        wayland_server::{BindError, Display, DisplayHandle, ListeningSocket},
     },
     wayland::{
         compositor::CompositorState,
@@ -58,7 +62,6 @@ use smithay::{
         shell::xdg::{decoration::XdgDecorationState, XdgShellState},
         shm::ShmState,
         single_pixel_buffer::SinglePixelBufferState,
-        socket::ListeningSocketSource,
         viewporter::ViewporterState,
     },
 };
@@ -85,6 +88,9 @@ pub use device::Backend;
 /// Bytes that may wait for one client before it is disconnected: a client that is stopped for a moment under a fast
 /// pointer must survive, one that never reads must not grow our memory without bound.
 const CLIENT_BUFFER_BYTES: usize = 1 << 20;
+
+/// The numbers that a socket without a name may have; 0 is left to those who choose it.
+const DISPLAY_NUMBERS: std::ops::Range<usize> = 1..33;
 
 /// Worker threads that copy captured pixels into clients' buffers.
 const COPY_THREADS: usize = 2;
@@ -149,7 +155,7 @@ pub struct Vitrine {
     woken: Arc<AtomicBool>,
     /// Writeback fences in the event loop.
     fences: HashMap<(Output, JobId), RegistrationToken>,
-    selections: handlers::Selections,
+    selections: selections::Selections,
     /// The menu that has keyboard and pointer, or had them last.
     menu: Option<menus::Menu>,
     /// The control socket, and what is written in the background.
@@ -262,7 +268,7 @@ impl Vitrine {
             released: Arc::default(),
             woken: Arc::default(),
             fences: HashMap::new(),
-            selections: handlers::Selections::default(),
+            selections: selections::Selections::default(),
             menu: None,
             control: control::Control::default(),
             config,
@@ -277,12 +283,16 @@ impl Vitrine {
     /// # Errors
     /// When XDG_RUNTIME_DIR is unset or not writable, or all names are taken.
     pub fn listen(&mut self, name: Option<&str>) -> anyhow::Result<String> {
+        self.listening
+            .start()
+            .context("the thread that interrupts clients cannot start")?;
         let socket = match name {
-            Some(name) => ListeningSocketSource::with_name(name),
-            None => ListeningSocketSource::new_auto(),
+            Some(name) => ListeningSocket::bind(name),
+            None => ListeningSocket::bind_auto("wayland", DISPLAY_NUMBERS),
         }
         .map_err(|error| no_socket(name, &error))?;
-        let name = socket.socket_name().to_string_lossy().into_owned();
+        let name = socket.socket_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
         self.watch_socket(socket, Origin::Public)?;
         Ok(name)
     }
@@ -290,6 +300,7 @@ impl Vitrine {
     /// Housekeeping after each turn of the event loop: places, focus, what is due, and the clients' events.
     pub fn after_turn(&mut self) {
         self.hear_resting_clients();
+        self.forget_sources();
         self.shell.refresh();
         self.update_focus();
         surfaces_changed(self);

@@ -3,23 +3,34 @@
 //!
 //! `accept` fails as long as the process, or the system, has no descriptor left. The connections wait in the kernel's queue
 //! meanwhile. So a listener *rests* after an error: nothing is asked of it for a moment, and then it is tried again.
+//!
+//! A few connections are taken in each turn: who connects again and again without an end is not the only one there.
 
 use std::{
     io,
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     time::Duration,
 };
 
 use rustix::io::Errno;
-use smithay::reexports::calloop::{
-    self,
-    generic::Generic,
-    timer::{TimeoutAction, Timer},
-    EventSource, Interest, Mode, Poll, PostAction, Readiness, Token, TokenFactory,
+use smithay::reexports::{
+    calloop::{
+        self,
+        generic::Generic,
+        timer::{TimeoutAction, Timer},
+        EventSource, Interest, Mode, Poll, PostAction, Readiness, Token, TokenFactory,
+    },
+    wayland_server::ListeningSocket,
 };
 
 /// How long a rest is.
 const REST: Duration = Duration::from_millis(200);
+
+/// So many connections are taken in a turn.
+const AT_ONCE: usize = 8;
 
 /// What a listener has to say.
 #[derive(Debug)]
@@ -57,10 +68,35 @@ impl<S> Listener<S> {
     }
 }
 
-impl Listener<Acceptor> {
+impl<S: Accept> Listener<Acceptor<S>> {
     /// Takes connections from a socket that does not block.
-    pub fn of(socket: UnixListener) -> Self {
+    pub fn of(socket: S) -> Self {
         Self::new(Acceptor(Generic::new(socket, Interest::READ, Mode::Level)))
+    }
+}
+
+/// A socket that does not block.
+pub trait Accept: AsFd {
+    /// The next connection; `None` if nobody waits.
+    ///
+    /// # Errors
+    /// What `accept` fails with.
+    fn next(&self) -> io::Result<Option<UnixStream>>;
+}
+
+impl Accept for UnixListener {
+    fn next(&self) -> io::Result<Option<UnixStream>> {
+        match self.accept() {
+            Ok((stream, _)) => Ok(Some(stream)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Accept for ListeningSocket {
+    fn next(&self) -> io::Result<Option<UnixStream>> {
+        self.accept()
     }
 }
 
@@ -146,11 +182,11 @@ where
     }
 }
 
-/// The connections of a plain socket.
+/// The connections of a socket.
 #[derive(Debug)]
-pub struct Acceptor(Generic<UnixListener>);
+pub struct Acceptor<S: AsFd>(Generic<S>);
 
-impl EventSource for Acceptor {
+impl<S: Accept> EventSource for Acceptor<S> {
     type Event = UnixStream;
     type Metadata = ();
     type Ret = ();
@@ -162,14 +198,14 @@ impl EventSource for Acceptor {
         token: Token,
         mut callback: F,
     ) -> io::Result<PostAction> {
-        self.0.process_events(readiness, token, |_, socket| loop {
-            match socket.accept() {
-                Ok((stream, _)) => callback(stream, &mut ()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(PostAction::Continue);
+        self.0.process_events(readiness, token, |_, socket| {
+            for _ in 0..AT_ONCE {
+                match socket.next()? {
+                    Some(stream) => callback(stream, &mut ()),
+                    None => break,
                 }
-                Err(error) => return Err(error),
             }
+            Ok(PostAction::Continue)
         })
     }
 
@@ -200,7 +236,7 @@ mod tests {
     type Script = Rc<RefCell<Vec<Errno>>>;
 
     /// A real socket of which `accept` fails as long as the script says.
-    struct Scripted(Acceptor, Script);
+    struct Scripted(Acceptor<UnixListener>, Script);
 
     impl EventSource for Scripted {
         type Event = UnixStream;

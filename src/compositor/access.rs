@@ -10,15 +10,12 @@ use std::{
 };
 
 use anyhow::Context;
-use smithay::{
-    reexports::{
-        rustix::{fs::Mode, process::umask},
-        wayland_server::{Client, DisplayHandle},
-    },
-    wayland::{security_context::SecurityContextState, socket::ListeningSocketSource},
+use smithay::reexports::{
+    rustix::{fs::Mode, process::umask},
+    wayland_server::{Client, DisplayHandle, ListeningSocket},
 };
 
-use super::{peer, ClientState, Vitrine};
+use super::{peer, sandboxes, ClientState, Vitrine};
 use crate::{
     config::{AccessSection, Config},
     policy::{Origin, Policy, Privilege},
@@ -44,15 +41,11 @@ pub(super) struct Access {
     lock_retired: Arc<AtomicBool>,
     /// The same for that of the outputs' power.
     power_retired: Arc<AtomicBool>,
-    _security_context: SecurityContextState,
 }
 
 impl Access {
     pub(super) fn new(section: AccessSection, display: &DisplayHandle) -> Self {
-        let sees_it = |client: &Client| {
-            let data = client.get_data::<ClientState>();
-            data.is_some_and(|data| data.peer.may_sandbox())
-        };
+        sandboxes::announce(display);
         Self {
             policy: policy(&section),
             section,
@@ -60,7 +53,6 @@ impl Access {
             capture_retired: Arc::default(),
             lock_retired: Arc::default(),
             power_retired: Arc::default(),
-            _security_context: SecurityContextState::new::<Vitrine, _>(display, sees_it),
         }
     }
 
@@ -105,7 +97,7 @@ impl Vitrine {
         };
         // From its first moment on nobody else may connect. Other threads make no files.
         let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let socket = ListeningSocketSource::with_name(&name);
+        let socket = ListeningSocket::bind(&name);
         umask(before);
         let socket = socket.with_context(|| {
             format!("cannot open the privileged socket {name:?}; choose another privileged_socket in [access]")
@@ -125,7 +117,8 @@ impl Vitrine {
             pid = peer.pid, uid = peer.uid, executable = ?peer.executable, origin = ?peer.origin, capture, session_lock, output_power,
             "client accepted"
         );
-        let data = Arc::new(ClientState::new(peer, self.listening.gone()));
+        let (gone, watched) = (self.listening.gone(), self.listening.watched());
+        let data = Arc::new(ClientState::new(peer, gone, watched));
         data.right(Privilege::Capture).set(capture);
         data.right(Privilege::SessionLock).set(session_lock);
         data.right(Privilege::OutputPower).set(output_power);

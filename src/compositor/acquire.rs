@@ -1,7 +1,7 @@
 //! Commits whose buffer is still being written: they are applied when the fences on its memory have signalled.
 //!
-//! A fence that never signals holds its surface and nothing else. Each dma-buf is watched once, however many commits wait for it,
-//! and not longer than there is a surface that does.
+//! A fence that never signals holds its surface and nothing else, and of that no more commits than are allowed to wait
+//! (`held`). Each dma-buf is watched once, however many commits wait for it, and not longer than there is a surface that does.
 
 use std::{
     collections::HashMap,
@@ -84,6 +84,7 @@ impl Watch {
 /// From now on this surface's commits wait for their buffers.
 pub(super) fn watch_commits(surface: &WlSurface) {
     add_pre_commit_hook::<Vitrine, _>(surface, |state, _, surface| {
+        state.count_commit(surface);
         if let Some(dmabuf) = new_dmabuf(surface) {
             state.wait_for(dmabuf, surface);
         }

@@ -10,7 +10,7 @@ use smithay::{
     wayland::compositor::CompositorClientState,
 };
 
-use super::listening::Gone;
+use super::{held::Waiting, interrupt::Watched, listening::Gone};
 use crate::policy::{Peer, Privilege};
 
 /// Data that lives as long as a client's connection.
@@ -20,10 +20,14 @@ pub struct ClientState {
     pub compositor: CompositorClientState,
     /// Who it is.
     pub peer: Peer,
+    /// Its commits that are not applied yet.
+    pub(super) waiting: Waiting,
     capture: Right,
     session_lock: Right,
     output_power: Right,
     gone: Gone,
+    is_gone: AtomicBool,
+    watched: Watched,
 }
 
 /// A right of one client. Kept with the client, since filters of globals have nothing else.
@@ -52,15 +56,23 @@ impl Right {
 }
 
 impl ClientState {
-    pub(super) fn new(peer: Peer, gone: Gone) -> Self {
+    pub(super) fn new(peer: Peer, gone: Gone, watched: Watched) -> Self {
         Self {
             compositor: CompositorClientState::default(),
             peer,
+            waiting: Waiting::default(),
             capture: Right::default(),
             session_lock: Right::default(),
             output_power: Right::default(),
             gone,
+            is_gone: AtomicBool::new(false),
+            watched,
         }
+    }
+
+    /// Whether the client was disconnected.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
     }
 
     /// Whether the client may capture now.
@@ -83,6 +95,8 @@ impl ClientData for ClientState {
     }
 
     fn disconnected(&self, client: ClientId, reason: DisconnectReason) {
+        self.is_gone.store(true, Ordering::Relaxed);
+        self.watched.disconnected(&client);
         self.gone
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

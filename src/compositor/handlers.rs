@@ -1,26 +1,11 @@
-//! The small protocols: shm, dmabuf, outputs, selections, and those that Smithay answers alone.
-
-use std::os::fd::OwnedFd;
+//! The small protocols: shm, dmabuf, outputs, and those that Smithay answers alone.
 
 use smithay::{
     backend::allocator::dmabuf::Dmabuf,
-    delegate_data_device, delegate_dmabuf, delegate_presentation, delegate_primary_selection,
-    delegate_single_pixel_buffer, delegate_viewporter,
-    input::Seat,
-    reexports::wayland_server::{backend::ClientId, Resource},
+    delegate_dmabuf, delegate_presentation, delegate_single_pixel_buffer, delegate_viewporter,
     wayland::{
         dmabuf::{DmabufFeedbackBuilder, DmabufGlobal, DmabufHandler, DmabufState, ImportNotifier},
         output::OutputHandler,
-        selection::{
-            data_device::{
-                clear_data_device_selection, ClientDndGrabHandler, DataDeviceHandler,
-                DataDeviceState, ServerDndGrabHandler,
-            },
-            primary_selection::{
-                clear_primary_selection, PrimarySelectionHandler, PrimarySelectionState,
-            },
-            SelectionHandler, SelectionSource, SelectionTarget,
-        },
         shm::{ShmHandler, ShmState},
         tablet_manager::TabletSeatHandler,
     },
@@ -98,72 +83,12 @@ impl XdgOutputHandler for Vitrine {
     }
 }
 
-impl SelectionHandler for Vitrine {
-    type SelectionUserData = ();
-
-    fn new_selection(
-        &mut self,
-        target: SelectionTarget,
-        source: Option<SelectionSource>,
-        seat: Seat<Self>,
-    ) {
-        // Only who has the keyboard may set it.
-        let focus = seat.get_keyboard().and_then(|keys| keys.current_focus());
-        let owner = focus.filter(|_| source.is_some()).and_then(|s| s.client());
-        let owner = owner.map(|client| client.id());
-        match target {
-            SelectionTarget::Clipboard => self.selections.clipboard = owner,
-            SelectionTarget::Primary => self.selections.primary = owner,
-        }
-    }
-}
-
-/// Which clients have what is in the clipboard and in the primary selection.
-#[derive(Debug, Default)]
-pub(super) struct Selections {
-    clipboard: Option<ClientId>,
-    primary: Option<ClientId>,
-}
-
-impl Vitrine {
-    /// A client is gone, and with it what it had copied. Smithay notices that only when the focus changes: until then the
-    /// focused client would offer to paste what nobody has.
-    pub(super) fn forget_selections(&mut self, gone: &ClientId) {
-        if self.selections.clipboard.take_if(|o| o == gone).is_some() {
-            clear_data_device_selection(&self.display, &self.seat);
-        }
-        if self.selections.primary.take_if(|o| o == gone).is_some() {
-            clear_primary_selection(&self.display, &self.seat);
-        }
-    }
-}
-
-impl DataDeviceHandler for Vitrine {
-    fn data_device_state(&self) -> &DataDeviceState {
-        &self.globals.data_device
-    }
-}
-
-impl ClientDndGrabHandler for Vitrine {}
-
-impl ServerDndGrabHandler for Vitrine {
-    fn send(&mut self, _mime_type: String, _fd: OwnedFd, _seat: Seat<Self>) {}
-}
-
-impl PrimarySelectionHandler for Vitrine {
-    fn primary_selection_state(&self) -> &PrimarySelectionState {
-        &self.globals.primary_selection
-    }
-}
-
 // cursor-shape-v1 can also name tablet tools, so Smithay wants this handler.
 impl TabletSeatHandler for Vitrine {}
 
 crate::delegate_guarded_shm!(Vitrine);
 delegate_dmabuf!(Vitrine);
 crate::delegate_outputs!(Vitrine);
-delegate_data_device!(Vitrine);
-delegate_primary_selection!(Vitrine);
 delegate_presentation!(Vitrine);
 delegate_viewporter!(Vitrine);
 delegate_single_pixel_buffer!(Vitrine);

@@ -8,18 +8,22 @@
 //!
 //! What may be armed or answered in a turn is known when it begins, as before: a rest ends no later than the next flip, and
 //! soon where none is to come.
+//!
+//! Clients are read for a bounded time in each turn (`interrupt`), those first that were not for the longest: who sends
+//! without an end waits for itself, and is read less often after a while (`flood`).
+
+mod flood;
 
 use std::{
     cell::RefCell,
     collections::HashMap,
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use anyhow::Context;
@@ -35,25 +39,16 @@ use smithay::reexports::{
     },
 };
 
-use super::{ClientState, Vitrine};
+use self::flood::Flood;
+use super::{
+    interrupt::{Interrupt, Watched},
+    rest::{self, Rest},
+    ClientState, Vitrine,
+};
 use crate::time::Time;
 
 /// So many clients are read at a time; the others in the next turn.
 const AT_ONCE: usize = 64;
-
-/// A rest where a flip or a fence is to come, which ends it: only a bound.
-const LONG_REST: Duration = Duration::from_millis(40);
-
-/// A rest where nothing else is to come, as a part of a refresh. Clients that answer at once, and the application's next
-/// picture, are within it; for who waits for nothing but us it is the delay of its request, which is in time for the next
-/// refresh all the same.
-const SHORT_REST: u32 = 4;
-
-/// The refresh of a screen whose mode is unknown.
-const USUAL_REFRESH: Duration = Duration::from_micros(16_667);
-
-/// For one client alone a rest saves nothing.
-const WORTH_A_REST: usize = 2;
 
 /// Which set a client is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,19 +77,31 @@ pub(super) struct Listening {
     keys: HashMap<ClientId, u64>,
     last_key: u64,
     gone: Gone,
+    interrupt: Interrupt,
+    /// Clients that were read, all in all.
+    heard: u64,
+    /// Clients that are not heard now, and until when.
+    muted: Vec<(u64, Time)>,
     rest: Rest,
     /// Frames that clients were told of, all in all.
     told: u64,
 }
 
-/// One client's connection. Its descriptor is wayland-server's; a set forgets it when that is closed.
+/// One client's connection.
 #[derive(Debug)]
 struct Connection {
     client: ClientId,
-    socket: RawFd,
+    data: Arc<ClientState>,
+    /// The client's socket, for ourselves.
+    socket: OwnedFd,
+    /// The same as wayland-server has it, which closes it.
+    theirs: RawFd,
     hearing: Hearing,
     /// It has surfaces: somebody may look at what it does.
     draws: bool,
+    /// When it was read last, as a number.
+    heard: u64,
+    flood: Flood,
     /// What is logged while its requests are served says whose they were.
     span: tracing::Span,
 }
@@ -121,9 +128,25 @@ impl Listening {
             keys: HashMap::new(),
             last_key: 0,
             gone: Gone::default(),
+            interrupt: Interrupt::new().context("clients cannot be interrupted")?,
+            heard: 0,
+            muted: Vec::new(),
             rest: Rest::default(),
             told: 0,
         })
+    }
+
+    /// Has clients interrupted from now on. To be called with the priority that the event loop keeps.
+    ///
+    /// # Errors
+    /// The system lets us start no thread.
+    pub fn start(&mut self) -> io::Result<()> {
+        self.interrupt.start()
+    }
+
+    /// Where a client's data notes that it must not be interrupted any more.
+    pub fn watched(&self) -> Watched {
+        self.interrupt.watched()
     }
 
     /// Where a client's data notes its end.
@@ -131,9 +154,10 @@ impl Listening {
         self.gone.clone()
     }
 
-    /// Until when the patient set rests.
+    /// When somebody is to be heard again, at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        self.rest.until
+        let muted = self.muted.iter().map(|(_, until)| *until);
+        muted.chain(self.rest.until).min()
     }
 
     /// Takes a connection.
@@ -143,15 +167,19 @@ impl Listening {
     fn add(&mut self, stream: UnixStream, data: Arc<ClientState>) -> io::Result<()> {
         self.last_key += 1;
         let key = self.last_key;
-        let socket = stream.as_raw_fd();
+        let (socket, theirs) = (OwnedFd::from(stream.try_clone()?), stream.as_raw_fd());
         let span = tracing::info_span!(target: "vitrine::clients", "client", number = key, pid = data.peer.pid);
-        watch(&self.prompt, &stream, key)?;
-        let client = self.handle.insert_client(stream, data)?.id();
+        watch(&self.prompt, &socket, key)?;
+        let client = self.handle.insert_client(stream, data.clone())?.id();
         let connection = Connection {
             client: client.clone(),
+            data,
             socket,
+            theirs,
             hearing: Hearing::Prompt,
             draws: false,
+            heard: self.heard,
+            flood: Flood::default(),
             span,
         };
         self.keys.insert(client, key);
@@ -168,15 +196,15 @@ impl Listening {
 
     /// Puts a client, whose request this is, into another set.
     fn move_to(&mut self, client: &ClientId, hearing: Hearing) {
-        let Some((key, before, socket)) = self.keys.get(client).and_then(|key| {
+        let Some((key, before)) = self.keys.get(client).and_then(|key| {
             let connection = self.connections.get_mut(key)?;
-            let before = std::mem::replace(&mut connection.hearing, hearing);
-            Some((*key, before, connection.socket))
+            Some((*key, std::mem::replace(&mut connection.hearing, hearing)))
         }) else {
             return;
         };
-        // SAFETY: wayland-server dispatches a request of this client, whose socket it closes at the earliest after that.
-        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        let Some(Connection { socket, .. }) = self.connections.get(&key) else {
+            return;
+        };
         let moved = epoll::delete(self.set(before), socket)
             .map_err(io::Error::from)
             .and_then(|()| watch(self.set(hearing), socket, key));
@@ -222,7 +250,7 @@ impl Listening {
         }
     }
 
-    /// Who has sent something, or is at its end.
+    /// Who has sent something, or is at its end; first who has waited longest.
     fn ready(&self, hearing: Hearing) -> Vec<ClientId> {
         let mut events = Vec::with_capacity(AT_ONCE);
         let set = self.set(hearing);
@@ -233,8 +261,10 @@ impl Listening {
             }
         }
         let keys = events.iter().map(|event| event.data.u64());
-        keys.filter_map(|key| Some(self.connections.get(&key)?.client.clone()))
-            .collect()
+        let mut ready: Vec<_> = keys.filter_map(|key| self.connections.get(&key)).collect();
+        ready.sort_by_key(|connection| connection.heard);
+        let clients = ready.iter().map(|connection| connection.client.clone());
+        clients.collect()
     }
 
     fn take_gone(&self) -> Vec<ClientId> {
@@ -282,23 +312,34 @@ impl Vitrine {
 
     /// Does what the clients of a set ask for.
     fn hear_clients(&mut self, hearing: Hearing) {
-        for client in self.listening.ready(hearing) {
-            self.dispatch(client);
+        let ready = self.listening.ready(hearing);
+        if !ready.is_empty() {
+            self.listening.interrupt.begin();
+            for client in ready {
+                self.dispatch(client);
+                // The others wait for the next turn, and come first in it.
+                if self.listening.interrupt.is_over() {
+                    break;
+                }
+            }
+            self.listening.interrupt.end();
         }
         self.forget_clients();
     }
 
     fn dispatch(&mut self, client: ClientId) {
         let display = self.listening.display.clone();
-        let connection = self.listening.connection(&client);
-        let span =
-            connection.map_or_else(tracing::Span::none, |connection| connection.span.clone());
-        let _entered = span.enter();
         let Ok(mut display) = display.try_borrow_mut() else {
             return;
         };
+        let span = self.listening.enter(&client);
+        let _entered = span.enter();
+        let result = display
+            .backend()
+            .dispatch_single_client(self, client.clone());
+        self.listening.leave(&client, self.turn());
         // Its end is an error too, and is noted in `gone`.
-        if let Err(error) = display.backend().dispatch_single_client(self, client) {
+        if let Err(error) = result {
             tracing::trace!(target: "vitrine::clients", %error, "nothing more of a client");
         }
     }
@@ -313,14 +354,14 @@ impl Vitrine {
             }
             for client in gone {
                 self.listening.forget(&client);
-                self.dispatch(client.clone());
-                self.forget_selections(&client);
+                self.dispatch(client);
             }
         }
     }
 
     /// A turn begins its work: what resting clients have sent until now is part of it.
     pub(super) fn hear_resting_clients(&mut self) {
+        self.listening.unmute(self.turn());
         let resting = !self.listening.patient_watched;
         let until = self.listening.rest.until;
         let due = |now| until.is_none_or(|until| until <= now) || !self.all_await_flips();
@@ -347,7 +388,7 @@ impl Vitrine {
         let screens = self.backend.iter().flat_map(|backend| &backend.screens);
         let news = usize::try_from(news).unwrap_or(usize::MAX);
         let refresh = screens.map(|screen| screen.refresh()).min();
-        let short = refresh.unwrap_or(USUAL_REFRESH) / SHORT_REST;
+        let short = rest::short(refresh);
         self.listening.rest.turn(now, news, coming, short);
         let wanted = self.listening.rest.until.is_none();
         let token = self.listening.token;
@@ -369,86 +410,5 @@ impl Vitrine {
     pub(super) fn awaits_screen(&self) -> bool {
         let mut screens = self.backend.iter().flat_map(|backend| &backend.screens);
         screens.any(|screen| screen.awaits_flip() || screen.awaits_job())
-    }
-}
-
-/// Whether and how long the patient set rests.
-#[derive(Debug, Default)]
-struct Rest {
-    began: Time,
-    until: Option<Time>,
-}
-
-impl Rest {
-    /// A turn in which `told` clients were told of a frame; `coming`: a flip or a fence will make another turn; `short`: how
-    /// long a rest may be where none will.
-    fn turn(&mut self, now: Time, told: usize, coming: bool, short: Duration) {
-        if told >= WORTH_A_REST {
-            self.began = now;
-            self.until = Some(now + LONG_REST);
-        }
-        self.until = self.until.filter(|until| *until > now).map(|until| {
-            let soon = now + short;
-            if coming {
-                self.began + LONG_REST
-            } else {
-                until.min(soon)
-            }
-        });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SHORT: Duration = Duration::from_millis(2);
-
-    fn at(ms: u64) -> Time {
-        Time::from_duration(Duration::from_millis(ms))
-    }
-
-    #[test]
-    fn only_several_clients_with_a_frame_make_a_rest() {
-        let mut rest = Rest::default();
-        rest.turn(at(1), 0, true, SHORT);
-        assert_eq!(rest.until, None);
-        rest.turn(at(1), 1, true, SHORT);
-        assert_eq!(rest.until, None);
-        rest.turn(at(1), 2, true, SHORT);
-        assert_eq!(rest.until, Some(at(1) + LONG_REST));
-    }
-
-    #[test]
-    fn a_rest_is_short_once_nothing_is_to_come() {
-        let mut rest = Rest::default();
-        rest.turn(at(1), 8, true, SHORT);
-        rest.turn(at(5), 0, false, SHORT);
-        assert_eq!(rest.until, Some(at(5) + SHORT));
-        rest.turn(at(6), 0, false, SHORT);
-        assert_eq!(rest.until, Some(at(5) + SHORT), "no turn prolongs it");
-        rest.turn(at(5) + SHORT, 0, false, SHORT);
-        assert_eq!(rest.until, None);
-    }
-
-    #[test]
-    fn a_commit_makes_a_short_rest_a_long_one() {
-        let mut rest = Rest::default();
-        rest.turn(at(1), 8, false, SHORT);
-        assert_eq!(rest.until, Some(at(1) + SHORT));
-        rest.turn(at(2), 0, true, SHORT);
-        assert_eq!(rest.until, Some(at(1) + LONG_REST));
-        rest.turn(at(17), 0, false, SHORT);
-        assert_eq!(rest.until, Some(at(17) + SHORT));
-    }
-
-    #[test]
-    fn frames_prolong_a_rest_and_time_ends_it() {
-        let mut rest = Rest::default();
-        rest.turn(at(1), 8, true, SHORT);
-        rest.turn(at(20), 8, true, SHORT);
-        assert_eq!(rest.until, Some(at(20) + LONG_REST));
-        rest.turn(at(20) + LONG_REST, 1, true, SHORT);
-        assert_eq!(rest.until, None);
     }
 }

@@ -1,6 +1,6 @@
 //! The sockets of our own that Wayland clients come through.
 
-use smithay::wayland::socket::ListeningSocketSource;
+use smithay::reexports::wayland_server::ListeningSocket;
 
 use super::Vitrine;
 use crate::{
@@ -12,11 +12,11 @@ impl Vitrine {
     /// Takes connections from one of our own sockets, for as long as the session runs.
     pub(super) fn watch_socket(
         &mut self,
-        socket: ListeningSocketSource,
+        socket: ListeningSocket,
         origin: Origin,
     ) -> anyhow::Result<()> {
         let inserted = self.event_loop.insert_source(
-            Listener::new(socket),
+            Listener::of(socket),
             move |arrival, (), state| match arrival {
                 Arrival::Connection(stream) => state.add_client_from(stream, origin.clone()),
                 Arrival::Resting(error) => {

@@ -19,17 +19,25 @@ use smithay::{
     wayland::{
         buffer::BufferHandler,
         compositor::{
-            is_sync_subsurface, CompositorClientState, CompositorHandler, CompositorState,
+            is_sync_subsurface, with_states, CompositorClientState, CompositorHandler,
+            CompositorState,
         },
         shell::xdg::{
             decoration::XdgDecorationHandler, PopupSurface, PositionerState, ToplevelSurface,
-            XdgShellHandler, XdgShellState,
+            XdgPopupSurfaceData, XdgShellHandler, XdgShellState, XdgToplevelSurfaceData,
         },
     },
 };
 
 use super::{acquire, ClientState, Vitrine};
-use crate::shell::popup_root;
+use crate::{
+    protocols::{bound_committed_damage, end_for_memory},
+    shell::popup_root,
+};
+
+/// So many answers of ours to one window may wait to be acknowledged. Smithay keeps them until then, and a client that
+/// reads them is not stopped by its buffer.
+const MAX_UNHEARD: usize = 1000;
 
 impl CompositorHandler for Vitrine {
     fn compositor_state(&mut self) -> &mut CompositorState {
@@ -61,6 +69,7 @@ impl CompositorHandler for Vitrine {
     }
 
     fn commit(&mut self, surface: &WlSurface) {
+        bound_committed_damage(surface);
         on_commit_buffer_handler::<Self>(surface);
         if is_sync_subsurface(surface) {
             return;
@@ -108,6 +117,9 @@ impl XdgShellHandler for Vitrine {
         positioner: PositionerState,
         token: u32,
     ) {
+        if !self.may_ask(surface.wl_surface()) {
+            return;
+        }
         self.shell.place_popup(&surface, positioner);
         surface.send_repositioned(token);
     }
@@ -129,22 +141,60 @@ impl XdgShellHandler for Vitrine {
 
     fn fullscreen_request(&mut self, surface: ToplevelSurface, output: Option<WlOutput>) {
         let output = output.as_ref().and_then(Output::from_resource);
-        self.shell.wish_output(&surface, output);
+        self.wish_output(&surface, output);
         self.scene_changed();
     }
 
     fn unfullscreen_request(&mut self, surface: ToplevelSurface) {
         // A kiosk's windows stay full screen; the answer says so.
-        self.shell.wish_output(&surface, None);
+        self.wish_output(&surface, None);
     }
 
     fn maximize_request(&mut self, surface: ToplevelSurface) {
-        self.shell.wish_output(&surface, None);
+        self.wish_output(&surface, None);
     }
 
     fn unmaximize_request(&mut self, surface: ToplevelSurface) {
-        self.shell.wish_output(&surface, None);
+        self.wish_output(&surface, None);
     }
+}
+
+impl Vitrine {
+    fn wish_output(&mut self, surface: &ToplevelSurface, output: Option<Output>) {
+        if self.may_ask(surface.wl_surface()) {
+            self.shell.wish_output(surface, output);
+        }
+    }
+
+    /// Whether a window asks for something and is to be answered; ends a client that has never heard a thousand answers.
+    fn may_ask(&self, surface: &WlSurface) -> bool {
+        if unheard(surface) < MAX_UNHEARD {
+            return true;
+        }
+        if let Some(client) = surface.client() {
+            end_for_memory(
+                &self.display,
+                &client,
+                "more than 1000 configures of a window wait to be acknowledged",
+            );
+        }
+        false
+    }
+}
+
+/// How many configures of this window or popup wait to be acknowledged.
+fn unheard(surface: &WlSurface) -> usize {
+    with_states(surface, |states| {
+        let toplevel = states.data_map.get::<XdgToplevelSurfaceData>();
+        let popup = states.data_map.get::<XdgPopupSurfaceData>();
+        let of_toplevel = toplevel
+            .and_then(|data| data.lock().ok())
+            .map(|data| data.pending_configures().len());
+        let of_popup = popup
+            .and_then(|data| data.lock().ok())
+            .map(|data| data.pending_configures().len());
+        of_toplevel.or(of_popup).unwrap_or_default()
+    })
 }
 
 impl XdgDecorationHandler for Vitrine {
@@ -155,7 +205,7 @@ impl XdgDecorationHandler for Vitrine {
     fn request_mode(&mut self, toplevel: ToplevelSurface, _mode: Mode) {
         // Full-screen windows have no borders; "server side" makes clients draw none.
         toplevel.with_pending_state(|state| state.decoration_mode = Some(Mode::ServerSide));
-        if toplevel.is_initial_configure_sent() {
+        if toplevel.is_initial_configure_sent() && self.may_ask(toplevel.wl_surface()) {
             toplevel.send_configure();
         }
     }

@@ -12,6 +12,7 @@
 mod audit;
 mod captors;
 mod clients;
+mod no_memory;
 mod running;
 mod shm_guard;
 mod source;
@@ -50,9 +51,10 @@ use self::{
 };
 
 pub use audit::output_power as audit_output_power;
+pub use no_memory::end_for_memory;
 pub use shm_guard::GuardedShm;
 pub use source::CaptureSource;
-pub use surface_guard::GuardedSurfaces;
+pub use surface_guard::{bound_committed_damage, GuardedSurfaces};
 
 /// Something to be run by the event loop with the compositor's state.
 pub type LoopTask<D> = Box<dyn FnOnce(&mut D) + Send>;

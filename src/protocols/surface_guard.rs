@@ -4,13 +4,22 @@
 //! Smithay 0.7.0 puts width and height into its geometry types as they come; a negative one ends a compositor that is built
 //! with debug assertions, and is a wrong rectangle in any other. By the protocols a negative damage or region covers nothing,
 //! and a window geometry without a size is an error. A surface is not its own sibling; Smithay takes it for one, and panics
-//! where it is the topmost. Everything else goes to Smithay unchanged.
+//! where it is the topmost.
+//!
+//! And with bounds on what one object makes us keep: Smithay keeps each rectangle of damage until the commit, and each one
+//! that a region was made of for as long as the region is there, and copies them with each commit.
+//!
+//! Everything else goes to Smithay unchanged.
 
-use smithay::wayland::{
-    compositor::{
-        CompositorHandler, CompositorState, RegionUserData, SubsurfaceUserData, SurfaceUserData,
+use smithay::{
+    utils::Rectangle,
+    wayland::{
+        compositor::{
+            get_region_attributes, with_states, CompositorHandler, CompositorState, Damage,
+            RegionUserData, SubsurfaceUserData, SurfaceAttributes, SurfaceUserData,
+        },
+        shell::xdg::{XdgShellHandler, XdgShellState, XdgShellSurfaceUserData, XdgSurfaceUserData},
     },
-    shell::xdg::{XdgShellHandler, XdgShellState, XdgShellSurfaceUserData, XdgSurfaceUserData},
 };
 use wayland_protocols::xdg::shell::server::{
     xdg_popup::XdgPopup,
@@ -28,6 +37,19 @@ use wayland_server::{
     Client, DataInit, Dispatch, DisplayHandle, Resource,
 };
 
+use super::end_for_memory;
+
+/// Of more rectangles than that all is damaged: to know better costs more than to draw.
+const MAX_DAMAGE: usize = 256;
+
+/// More rectangles than one a line, for a window of any shape on the largest of screens. A client whose region has more
+/// is ended: a smaller region would be a wrong one.
+const MAX_REGION: usize = 4096;
+
+/// An opaque region of more rectangles is none: it is a hint, and Smithay cuts each of them at all others with every new
+/// buffer, which for some thousand that cross each other takes seconds.
+const MAX_OPAQUE: usize = 32;
+
 /// Takes the place of [`CompositorState`] for surfaces, subsurfaces and regions and of [`XdgShellState`] for `xdg_surface`; see
 /// [`crate::delegate_guarded_surfaces!`].
 #[derive(Debug)]
@@ -44,16 +66,18 @@ where
         state: &mut D,
         client: &Client,
         surface: &WlSurface,
-        request: wl_surface::Request,
+        mut request: wl_surface::Request,
         data: &SurfaceUserData,
         display: &DisplayHandle,
         data_init: &mut DataInit<'_, D>,
     ) {
         use wl_surface::Request::{Damage, DamageBuffer};
+        bound_opaque_region(&mut request);
         if let Damage { width, height, .. } | DamageBuffer { width, height, .. } = &request {
             if *width < 0 || *height < 0 {
                 return;
             }
+            bound_damage(surface);
         }
         <CompositorState as Dispatch<WlSurface, SurfaceUserData, D>>::request(
             state, client, surface, request, data, display, data_init,
@@ -64,6 +88,42 @@ where
         <CompositorState as Dispatch<WlSurface, SurfaceUserData, D>>::destroyed(
             state, client, surface, data,
         );
+    }
+}
+
+/// Before one more rectangle is damaged in the pending state.
+fn bound_damage(surface: &WlSurface) {
+    with_states(surface, |states| {
+        let mut attributes = states.cached_state.get::<SurfaceAttributes>();
+        let damage = &mut attributes.pending().damage;
+        if damage.len() >= MAX_DAMAGE {
+            damage_all(damage);
+        }
+    });
+}
+
+/// When a commit was applied, before anybody looks at it: damage waits for the next buffer, so that many commits without one
+/// add up, and so do those that a subsurface made before its parent.
+pub fn bound_committed_damage(surface: &WlSurface) {
+    with_states(surface, |states| {
+        let mut attributes = states.cached_state.get::<SurfaceAttributes>();
+        let damage = &mut attributes.current().damage;
+        if damage.len() > MAX_DAMAGE {
+            damage_all(damage);
+        }
+    });
+}
+
+fn damage_all(damage: &mut Vec<Damage>) {
+    let everything = Rectangle::from_size((i32::MAX, i32::MAX).into());
+    // Their memory is let go as well.
+    *damage = vec![Damage::Buffer(everything)];
+}
+
+/// Takes a hint away that would cost more than it saves.
+fn bound_opaque_region(request: &mut wl_surface::Request) {
+    if let wl_surface::Request::SetOpaqueRegion { region } = request {
+        region.take_if(|it| get_region_attributes(it).rects.len() > MAX_OPAQUE);
     }
 }
 
@@ -84,6 +144,9 @@ where
         if let Add { width, height, .. } | Subtract { width, height, .. } = &request {
             if *width < 0 || *height < 0 {
                 return;
+            }
+            if get_region_attributes(region).rects.len() >= MAX_REGION {
+                return end_for_memory(display, client, "a region of more than 4096 rectangles");
             }
         }
         <CompositorState as Dispatch<WlRegion, RegionUserData, D>>::request(

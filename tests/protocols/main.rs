@@ -21,6 +21,7 @@ mod copy_errors;
 mod copy_frames;
 mod cursor;
 mod export_dmabuf;
+mod flood;
 #[path = "../vkms/hands.rs"]
 #[allow(dead_code, reason = "the tests on the virtual display use the rest")]
 mod hands;

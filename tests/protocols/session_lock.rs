@@ -101,7 +101,11 @@ impl Session {
     }
 
     pub fn client(&self) -> Client {
-        Client::connect(&self.socket).unwrap()
+        Client::connect(self.socket()).unwrap()
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Has the compositor do something, and waits for that.

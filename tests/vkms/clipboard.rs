@@ -17,6 +17,12 @@ use wayland_client::{
     },
     Connection, Dispatch, Proxy, QueueHandle,
 };
+use wayland_protocols::wp::primary_selection::zv1::client::{
+    zwp_primary_selection_device_manager_v1::ZwpPrimarySelectionDeviceManagerV1,
+    zwp_primary_selection_device_v1::{self, ZwpPrimarySelectionDeviceV1},
+    zwp_primary_selection_offer_v1::ZwpPrimarySelectionOfferV1,
+    zwp_primary_selection_source_v1::ZwpPrimarySelectionSourceV1,
+};
 
 use crate::{
     clients::{picture::pattern_picture, Client, State},
@@ -34,6 +40,8 @@ const TEXT: &str = "text/plain;charset=utf-8";
 struct Heard {
     /// The last word on the clipboard: what is in it, if anything.
     selection: Option<Option<WlDataOffer>>,
+    /// The last word on the primary selection: whether something is in it.
+    primary: Option<bool>,
     /// What others want to have of ours, and where it shall go.
     wanted: Vec<(String, OwnedFd)>,
 }
@@ -48,6 +56,10 @@ struct Application {
     window: Window,
     device: WlDataDevice,
     manager: WlDataDeviceManager,
+    primary: (
+        ZwpPrimarySelectionDeviceManagerV1,
+        ZwpPrimarySelectionDeviceV1,
+    ),
     record: Record,
     _hands: Hands,
     client: Client,
@@ -63,6 +75,8 @@ impl Application {
         let record = Record::default();
         let manager: WlDataDeviceManager = client.bind(3, ()).unwrap();
         let device = manager.get_data_device(&hands.seat, &client.qh, Arc::clone(&record));
+        let primary: ZwpPrimarySelectionDeviceManagerV1 = client.bind(1, ()).unwrap();
+        let marked = primary.get_device(&hands.seat, &client.qh, Arc::clone(&record));
         let window = Window::showing(&mut client, &pattern_picture(n, 640, 480));
         let enter = format!("keyboard enter {}", id(&window.surface.proxy));
         hands.wait(&mut client, &enter);
@@ -70,6 +84,7 @@ impl Application {
             window,
             device,
             manager,
+            primary: (primary, marked),
             record,
             _hands: hands,
             client,
@@ -84,6 +99,31 @@ impl Application {
         self.device.set_selection(Some(&source), 0);
         self.client.roundtrip().unwrap();
         source
+    }
+
+    /// Puts something into the primary selection.
+    fn mark(&mut self) -> ZwpPrimarySelectionSourceV1 {
+        let (manager, device) = &self.primary;
+        let source = manager.create_source(&self.client.qh, ());
+        source.offer(TEXT.to_owned());
+        device.set_selection(Some(&source), 0);
+        self.client.roundtrip().unwrap();
+        source
+    }
+
+    /// Waits until this is the last word on clipboard and primary selection: is there something in them?
+    #[track_caller]
+    fn wait_selections(&mut self, clipboard: bool, primary: bool) {
+        let record = Arc::clone(&self.record);
+        let what = format!("clipboard {clipboard}, primary selection {primary}");
+        let told = self.client.wait_for(&what, SECOND * 20, |_| {
+            let heard = record.lock().unwrap();
+            let selection = heard.selection.as_ref().map(Option::is_some);
+            (selection == Some(clipboard) && heard.primary == Some(primary)).then_some(())
+        });
+        if let Err(error) = told {
+            panic!("{error}: {:?}", self.record.lock().unwrap());
+        }
     }
 
     /// Waits until there is something in the clipboard.
@@ -223,6 +263,110 @@ fn what_one_application_copies_another_pastes_and_who_breaks_off_or_does_not_rea
     });
 }
 
+#[test]
+fn what_was_copied_is_gone_with_its_source_and_with_its_client() {
+    machine::boot(Machine::default(), |guest| {
+        let _keyboard = Device::keyboard();
+        let stage = Setup::default().start(guest);
+        let mut one = Application::open(&stage, 1);
+        // What has been replaced may go.
+        let (old, old_mark) = (one.copy(), one.mark());
+        let (new, new_mark) = (one.copy(), one.mark());
+        old.destroy();
+        old_mark.destroy();
+        for _ in 0..3 {
+            one.client.roundtrip().unwrap();
+        }
+        one.wait_selections(true, true);
+
+        // By the wish of a client that lives on.
+        let mut two = Application::open(&stage, 2);
+        two.wait_selections(true, true);
+        new.destroy();
+        one.client.roundtrip().unwrap();
+        two.wait_selections(false, true);
+        new_mark.destroy();
+        one.client.roundtrip().unwrap();
+        two.wait_selections(false, false);
+
+        // With the client.
+        let _sources = (two.copy(), two.mark());
+        two.wait_selections(true, true);
+        let mut three = Application::open(&stage, 3);
+        three.wait_selections(true, true);
+        two.die();
+        three.wait_selections(false, false);
+
+        // And it goes on.
+        let _sources = (three.copy(), three.mark());
+        three.wait_selections(true, true);
+        drop((one, three));
+        let log = stage.vitrine.log();
+        assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+        stage.finish("Virtual-1");
+    });
+}
+
+#[test]
+fn whoever_offers_more_than_anybody_can_be_told_ends_nobody() {
+    machine::boot(Machine::default(), |guest| {
+        let _keyboard = Device::keyboard();
+        let stage = Setup::default().start(guest);
+        let mut one = Application::open(&stage, 1);
+        let record = Arc::clone(&one.record);
+        let source = one.manager.create_data_source(&one.client.qh, record);
+        let mark = one.primary.0.create_source(&one.client.qh, ());
+        source.offer(TEXT.to_owned());
+        mark.offer(TEXT.to_owned());
+        for n in 0..2_000 {
+            let form = format!("application/{n:01000}");
+            source.offer(form.clone());
+            mark.offer(form);
+            if n % 20 == 0 {
+                one.client.roundtrip().unwrap();
+            }
+        }
+        one.device.set_selection(Some(&source), 0);
+        one.primary.1.set_selection(Some(&mark), 0);
+        one.client.roundtrip().unwrap();
+        one.wait_selections(true, true);
+        // It is told all of that with the focus.
+        let mut two = Application::open(&stage, 2);
+        two.wait_selections(true, true);
+        let offer = two.record.lock().unwrap().selection.clone().flatten();
+        let forms = offer
+            .unwrap()
+            .data::<Forms>()
+            .unwrap()
+            .lock()
+            .unwrap()
+            .clone();
+        assert_eq!(forms.first().map(String::as_str), Some(TEXT));
+        assert!((10..100).contains(&forms.len()), "{} forms", forms.len());
+        drop((one, two));
+        stage.finish("Virtual-1");
+    });
+}
+
+impl Dispatch<ZwpPrimarySelectionDeviceV1, Record> for State {
+    fn event(
+        _: &mut Self,
+        _: &ZwpPrimarySelectionDeviceV1,
+        event: zwp_primary_selection_device_v1::Event,
+        record: &Record,
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        if let zwp_primary_selection_device_v1::Event::Selection { id } = event {
+            record.lock().unwrap().primary = Some(id.is_some());
+        }
+    }
+
+    event_created_child!(State, ZwpPrimarySelectionDeviceV1, [
+        zwp_primary_selection_device_v1::EVT_DATA_OFFER_OPCODE => (ZwpPrimarySelectionOfferV1, ()),
+    ]);
+}
+
 impl Dispatch<WlDataDevice, Record> for State {
     fn event(
         _: &mut Self,
@@ -273,3 +417,6 @@ impl Dispatch<WlDataSource, Record> for State {
 }
 
 delegate_noop!(State: ignore WlDataDeviceManager);
+delegate_noop!(State: ignore ZwpPrimarySelectionDeviceManagerV1);
+delegate_noop!(State: ignore ZwpPrimarySelectionOfferV1);
+delegate_noop!(State: ignore ZwpPrimarySelectionSourceV1);

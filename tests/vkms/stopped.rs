@@ -1,5 +1,7 @@
 //! Memory on which a fence never signals, as a window's and as a captured frame's: it holds what shows it, and nobody else.
 
+use wayland_client::protocol::wl_surface::WlSurface;
+
 use crate::{
     clients::{
         buffers::{Mapping, XRGB8888},
@@ -113,6 +115,51 @@ fn clients_and_surfaces_that_go_while_their_buffers_are_unfinished_leave_nothing
         stage.finish("Virtual-1");
         assert_clean(&guest.dmesg());
     });
+}
+
+#[test]
+fn commits_without_an_end_behind_an_unfinished_buffer_end_their_client_and_nobody_else() {
+    machine::boot(Machine::default(), |guest| {
+        let stage = Setup::default().start(guest);
+        let (mut eyes, mut client) = (stage.client(), stage.client());
+        let _window = Window::showing(&mut client, &pattern(1));
+        let stopped = Stopped::new();
+        let hold = |client: &mut Client, commits: u32| {
+            let mut window = Window::new(client);
+            window.configure(client);
+            let held = dmabuf(client, &pattern(2), |memory| stopped.hold(memory.fd()));
+            window.surface.attach_buffer(held);
+            for _ in 0..commits {
+                window.surface.proxy.commit();
+            }
+            client.roundtrip().map(|()| window)
+        };
+        // What went with its surface does not count, nor does what was applied.
+        for _ in 0..4 {
+            hold(&mut client, 990).unwrap().close(&mut client);
+        }
+        let surface = bare(&client);
+        (0..2000).for_each(|_| surface.commit());
+        client.roundtrip().unwrap();
+        nothing_else_stops(&stage, &mut eyes, &pattern(1));
+
+        // All surfaces of a client together.
+        let mut endless = stage.client();
+        let _held = hold(&mut endless, 990).unwrap();
+        let error = hold(&mut endless, 20).err().unwrap();
+        assert_eq!(error.protocol(), Some(("wl_display", 2)), "{error}");
+        nothing_else_stops(&stage, &mut eyes, &pattern(1));
+        hold(&mut client, 990).unwrap().close(&mut client);
+        drop(stopped);
+        nothing_else_stops(&stage, &mut eyes, &pattern(1));
+        stage.finish("Virtual-1");
+        assert_clean(&guest.dmesg());
+    });
+}
+
+/// A surface without a role.
+fn bare(client: &Client) -> WlSurface {
+    crate::window::surface(client).proxy
 }
 
 #[test]

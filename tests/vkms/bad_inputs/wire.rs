@@ -8,7 +8,10 @@ use std::{
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
 
 use super::{memory, not_busy, Fine, Trial};
-use crate::machine::{self, Machine, SECOND};
+use crate::{
+    clients::{clock, Flooder},
+    machine::{self, Machine, SECOND},
+};
 
 /// Another connection, without a library.
 fn wire() -> UnixStream {
@@ -113,6 +116,41 @@ fn a_flood_of_file_descriptors_and_connections() {
         trial.go_on("three hundred connections");
         drop(crowd);
         trial.go_on("three hundred ends");
+        trial.finish();
+    });
+}
+
+#[test]
+fn clients_that_send_without_an_end_have_a_share_of_each_turn() {
+    machine::boot(Machine::default(), |guest| {
+        let mut trial = Trial::new(guest);
+        let flooders: Vec<_> = (0..2).map(|_| Flooder::new(trial.stage.client())).collect();
+        let begun = clock::now();
+        let mut pictures = 0;
+        // One word for each of them.
+        let said = |trial: &Trial<'_>| {
+            trial
+                .stage
+                .vitrine
+                .log()
+                .matches("sends without an end")
+                .count()
+        };
+        while said(&trial) < 2 {
+            trial.go_on("a flood");
+            pictures += 1;
+        }
+        println!(
+            "{pictures} pictures in {:?}, until it was said",
+            clock::now() - begun
+        );
+        let begun = clock::now();
+        (0..20).for_each(|_| trial.go_on("a flood that is known"));
+        println!("20 more in {:?}", clock::now() - begun);
+        for flooder in flooders {
+            flooder.stop().unwrap();
+        }
+        assert_eq!(said(&trial), 2);
         trial.finish();
     });
 }
