@@ -90,7 +90,10 @@ impl Screen {
             }
             Refused::Again => {}
             Refused::Pause(pause) => {
-                tracing::error!(target: "vitrine::output", %output, %error, ?pause, "writeback is refused again and again; it is tried again after a pause");
+                tracing::error!(target: "vitrine::output", %output, %error, ?pause, "writeback is refused again and again; it is tried again after a pause, and then after longer ones");
+            }
+            Refused::LongerPause(pause) => {
+                tracing::debug!(target: "vitrine::output", %output, %error, ?pause, "writeback is still refused");
             }
         }
     }

@@ -24,8 +24,10 @@ pub enum Refused {
     First,
     /// Not the first one; jobs go on.
     Again,
-    /// No jobs for this time.
+    /// No jobs for this time, the first of such pauses.
     Pause(Duration),
+    /// The pause was of no use; another one, of this length.
+    LongerPause(Duration),
 }
 
 /// The refusals of one screen's jobs since its last modeset.
@@ -54,10 +56,14 @@ impl Refusals {
         }
         let doubled = 1 << self.pauses.min(6);
         let length = FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
+        let is_first = self.pauses == 0;
         self.pauses = self.pauses.saturating_add(1);
         let until = now + length;
         self.pause = Some(Pause { until, reason });
-        Refused::Pause(length)
+        match is_first {
+            true => Refused::Pause(length),
+            false => Refused::LongerPause(length),
+        }
     }
 
     /// The driver took a job.
@@ -115,9 +121,13 @@ mod tests {
         for _ in 0..2 {
             refuse(&mut refusals, now);
         }
-        let pauses = [1, 2, 4, 8, 16, 32, 60, 60].map(Duration::from_secs);
+        let first = Duration::from_secs(1);
+        assert_eq!(refuse(&mut refusals, now), Refused::Pause(first));
+        now = now + first;
+        refusals.tick(now);
+        let pauses = [2, 4, 8, 16, 32, 60, 60].map(Duration::from_secs);
         for pause in pauses {
-            assert_eq!(refuse(&mut refusals, now), Refused::Pause(pause));
+            assert_eq!(refuse(&mut refusals, now), Refused::LongerPause(pause));
             now = now + pause;
             refusals.tick(now);
         }
