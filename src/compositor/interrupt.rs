@@ -39,8 +39,9 @@ use rustix::{
 };
 use smithay::reexports::wayland_server::backend::ClientId;
 
-/// So long are clients read before the loop does something else: a part of a refresh, and some thousand requests.
-const SHARE: Duration = Duration::from_millis(2);
+/// So long are clients read before the loop does something else: a part of a refresh, and some thousand requests. Eight that
+/// stream take less on the slowest of machines; to cut those short would cost turns, and nobody has asked for too much.
+const SHARE: Duration = Duration::from_millis(4);
 
 /// What wayland-server puts into one message: bytes and descriptors.
 const MESSAGE: usize = 4096;

@@ -16,7 +16,7 @@ use crate::{compositor::interrupt::End, time::Time};
 const FLOOD: Duration = Duration::from_secs(1);
 
 /// So long does a client wait that has had its share, if it is no burst. With this it has a tenth of a CPU.
-const PAUSE: Duration = Duration::from_millis(18);
+const PAUSE: Duration = Duration::from_millis(36);
 
 /// Since when a client has had more to say than there was time for.
 #[derive(Debug, Default)]
