@@ -79,7 +79,10 @@ impl Vitrine {
     pub(super) fn tell_power(&mut self) {
         let screens = self.backend.iter_mut().flat_map(|b| &mut b.screens);
         let news: Vec<(Output, PowerNews)> = screens
-            .filter_map(|screen| Some((screen.output.clone(), screen.power_news()?)))
+            .filter_map(|screen| {
+                let news = screen.power_news()?;
+                Some((screen.output.clone(), news))
+            })
             .collect();
         for (output, news) in news {
             match news {

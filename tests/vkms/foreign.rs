@@ -1,11 +1,16 @@
 //! Planes that belong to somebody else: a second process with a DRM lease shows its own pictures on an overlay plane.
 
 use std::{
-    collections::BTreeMap, fs::File, mem::ManuallyDrop, os::fd::AsFd, process::Command,
+    collections::BTreeMap,
+    fs::File,
+    mem::ManuallyDrop,
+    os::fd::{AsFd, OwnedFd},
+    process::Command,
     time::Duration,
 };
 
 use drm::control::{crtc, framebuffer, plane, Device as _, PlaneType};
+use smithay::backend::{allocator::gbm::GbmDevice, drm::DrmDeviceFd};
 use vitrine::{
     kms::{
         assign, Access, Device, FaultPlan, FrameState, Pipeline, PlaneUpdate, Preferences,
@@ -320,24 +325,39 @@ fn a_foreign_plane_stays_on_the_screen_when_vitrine_leaves() {
     });
 }
 
+/// The display device without a compositor.
+struct Bare {
+    device: Device,
+    gbm: GbmDevice<DrmDeviceFd>,
+}
+
+impl Bare {
+    fn open(guest: &Guest) -> Self {
+        let node = File::options().read(true).write(true).open(guest.card());
+        let fd = DrmDeviceFd::new(OwnedFd::from(node.unwrap()).into());
+        let device = Device::new(fd, FaultPlan::default()).unwrap();
+        let gbm = GbmDevice::new(device.fd().clone()).unwrap();
+        Self { device, gbm }
+    }
+
+    fn buffer(&self, width: u32, height: u32) -> RingBuffer {
+        let fourcc = drm_fourcc::DrmFourcc::Xrgb8888;
+        RingBuffer::allocate(&self.gbm, width, height, fourcc, Access::ReadWrite).unwrap()
+    }
+}
+
+/// All of a buffer, there.
+fn whole(buffer: &RingBuffer, at: (i32, i32)) -> PlaneUpdate {
+    PlaneUpdate::whole(buffer.framebuffer().clone(), at)
+}
+
 /// The same without a compositor: whatever happens to the CRTC, a plane on it that is not ours stays as it is.
 #[test]
 fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
     use vitrine::kms::ProbeReport;
     machine::boot(machine().services(false), |guest| {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(guest.card())
-            .unwrap();
-        let fd = smithay::backend::drm::DrmDeviceFd::new(std::os::fd::OwnedFd::from(file).into());
-        let device = Device::new(fd, FaultPlan::default()).unwrap();
-        let gbm = smithay::backend::allocator::gbm::GbmDevice::new(device.fd().clone()).unwrap();
-        let buffer = |w, h| {
-            let fourcc = drm_fourcc::DrmFourcc::Xrgb8888;
-            RingBuffer::allocate(&gbm, w, h, fourcc, Access::ReadWrite).unwrap()
-        };
-        let whole = |buffer: &RingBuffer, at| PlaneUpdate::whole(buffer.framebuffer().clone(), at);
+        let card = Bare::open(guest);
+        let device = &card.device;
         let snapshot = device.snapshot(true).unwrap();
         let mode = |size: (u16, u16)| {
             let mut modes = snapshot
@@ -348,7 +368,7 @@ fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
         };
 
         // `vitrine probe` says how the planes are called.
-        let probe = ProbeReport::new(&device, &Preferences::default()).unwrap();
+        let probe = ProbeReport::new(device, &Preferences::default()).unwrap();
         let probe = probe.to_string();
         for name in [
             "(overlay, overlay:0 of Virtual-1)",
@@ -360,8 +380,8 @@ fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
         // Somebody shows something on the first overlay plane.
         let mine = assign(&snapshot, &Preferences::default());
         let overlay = mine.heads[0].planes.overlays[0];
-        let mut first = Pipeline::for_head(&device, &mine.heads[0], &[]).unwrap();
-        let (small, other) = (buffer(640, 480), buffer(64, 64));
+        let mut first = Pipeline::for_head(device, &mine.heads[0], &[]).unwrap();
+        let (small, other) = (card.buffer(640, 480), card.buffer(64, 64));
         let mut frame = FrameState::primary(whole(&small, (0, 0)));
         frame.overlays.push((overlay, whole(&other, (10, 10))));
         first
@@ -383,8 +403,8 @@ fn no_modeset_and_no_way_out_touches_a_foreign_plane() {
         let ours = assign(&snapshot, &preferences);
         assert!(ours.heads[0].planes.all().all(|plane| plane != overlay));
         let foreign = &preferences.foreign_planes;
-        let mut second = Pipeline::for_head(&device, &ours.heads[0], foreign).unwrap();
-        let large = buffer(800, 600);
+        let mut second = Pipeline::for_head(device, &ours.heads[0], foreign).unwrap();
+        let large = card.buffer(800, 600);
         let frame = FrameState::primary(whole(&large, (0, 0)));
         second
             .modeset(mode((800, 600)), &frame, Time::now())
@@ -413,16 +433,8 @@ pub struct ShownBefore {
 
 impl ShownBefore {
     pub fn show(guest: &Guest) -> Self {
-        let node = File::options().read(true).write(true).open(guest.card());
-        let fd = std::os::fd::OwnedFd::from(node.unwrap());
-        let fd = smithay::backend::drm::DrmDeviceFd::new(fd.into());
-        let device = Device::new(fd, FaultPlan::default()).unwrap();
-        let gbm = smithay::backend::allocator::gbm::GbmDevice::new(device.fd().clone()).unwrap();
-        let buffer = |w, h| {
-            let fourcc = drm_fourcc::DrmFourcc::Xrgb8888;
-            RingBuffer::allocate(&gbm, w, h, fourcc, Access::ReadWrite).unwrap()
-        };
-        let whole = |buffer: &RingBuffer, at| PlaneUpdate::whole(buffer.framebuffer().clone(), at);
+        let card = Bare::open(guest);
+        let device = &card.device;
         let snapshot = device.snapshot(true).unwrap();
         let mode = snapshot
             .connectors
@@ -432,8 +444,8 @@ impl ShownBefore {
             .unwrap();
         let mine = assign(&snapshot, &Preferences::default());
         let overlay = mine.heads[0].planes.overlays[1];
-        let mut pipeline = Pipeline::for_head(&device, &mine.heads[0], &[]).unwrap();
-        let (screen, square) = (buffer(640, 480), buffer(SIDE, SIDE));
+        let mut pipeline = Pipeline::for_head(device, &mine.heads[0], &[]).unwrap();
+        let (screen, square) = (card.buffer(640, 480), card.buffer(SIDE, SIDE));
         let mut frame = FrameState::primary(whole(&screen, (0, 0)));
         frame
             .overlays
@@ -441,7 +453,7 @@ impl ShownBefore {
         pipeline.modeset(*mode, &frame, Time::now()).unwrap();
         drm::Device::release_master_lock(device.fd()).unwrap();
         Self {
-            device,
+            device: card.device,
             overlay,
             _pipeline: ManuallyDrop::new(pipeline),
             _buffers: [screen, square],

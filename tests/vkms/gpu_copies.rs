@@ -11,7 +11,7 @@ use crate::{
         buffers::{ARGB8888, XRGB8888},
         copy_capture::{picture_of, CopySession},
         screencopy::Screencopy,
-        Buffer, Client, MemoryKind, PainterOptions, Rect,
+        Buffer, Client, MemoryKind, Painter, PainterOptions, Rect,
     },
     control::capture_report,
     copies::{cut, random_damage, screencopy_into_dmabufs, Copier},
@@ -174,6 +174,15 @@ pub fn window(app_id: &str) -> PainterOptions {
     }
 }
 
+/// A window called "below", which another one covers.
+pub fn covered(stage: &Stage<'_>) -> [(Client, Painter); 2] {
+    [("below", 11), ("above", 22)].map(|(app_id, n)| {
+        let (mut client, mut painter) = stage.painter_with(window(app_id));
+        painter.present(&mut client, n).unwrap();
+        (client, painter)
+    })
+}
+
 pub fn watch(client: &mut Client, app_id: &str) -> CopySession {
     let listed = Listed::default();
     let _list: List = client.bind(1, Arc::clone(&listed)).unwrap();
@@ -186,10 +195,7 @@ fn a_covered_window_goes_to_dmabufs_by_the_gpu() {
     with_gpu(|guest, programs| {
         let setup = Setup::default().filter("info,vitrine=debug,vitrine::capture=trace");
         let stage = start(guest, programs, setup);
-        let (mut below_client, mut below) = stage.painter_with(window("below"));
-        below.present(&mut below_client, 11).unwrap();
-        let (mut above_client, mut above) = stage.painter_with(window("above"));
-        above.present(&mut above_client, 22).unwrap();
+        let [(mut below_client, mut below), _above] = covered(&stage);
         let mut watcher = stage.client();
         let session = watch(&mut watcher, "below");
         for (kind, fourcc) in [

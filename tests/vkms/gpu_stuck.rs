@@ -11,7 +11,7 @@ use crate::{
     control::capture_report,
     copies::{random_damage, Copier},
     fences::Stopped,
-    gpu_copies::{start, start_with, watch, window, with_gpu, ON},
+    gpu_copies::{covered, start, start_with, watch, with_gpu, ON},
     looker::Looker,
     machine::{self, SECOND},
     passthrough::Viewer,
@@ -270,10 +270,7 @@ fn a_window_that_the_gpu_is_slow_to_draw_holds_nobody_up() {
     with_gpu(|guest, programs| {
         let setup = Setup::default().faults("window:1..5=never");
         let stage = start(guest, programs, setup);
-        let (mut below_client, mut below) = stage.painter_with(window("below"));
-        below.present(&mut below_client, 11).unwrap();
-        let (mut above_client, mut above) = stage.painter_with(window("above"));
-        above.present(&mut above_client, 22).unwrap();
+        let [(_below_client, below), (mut above_client, mut above)] = covered(&stage);
         let mut watcher = stage.client();
         let session = watch(&mut watcher, "below");
         let buffer = session.buffer(&mut watcher, MemoryKind::Shm).unwrap();

@@ -2,27 +2,28 @@
 
 use std::sync::{Arc, Mutex};
 
-use smithay::{
-    output::{Output, Scale},
-    utils::Transform,
-};
+use smithay::{output::Scale, utils::Transform};
 use wayland_client::protocol::{wl_output, wl_seat::WlSeat};
 
 use super::*;
 use crate::window;
 
+/// The second output has two pixels for one from now on, and is turned like this.
+fn refine(session: &Session, turned: Option<Transform>) {
+    session.with(move |state| {
+        let mut outputs = state.shell.space.outputs();
+        let fine = outputs.find(|output| output.name() == "TEST-2");
+        let scale = Some(Scale::Integer(2));
+        fine.unwrap()
+            .change_current_state(None, turned, scale, None);
+    });
+}
+
 #[test]
 fn surfaces_hear_at_which_scale_they_are_shown() {
     let session = Session::start("");
     has(&session, POINTER);
-    session.with(|state| {
-        let outputs: Vec<Output> = state.shell.space.outputs().cloned().collect();
-        let fine = outputs.iter().find(|output| output.name() == "TEST-2");
-        let scale = Some(Scale::Integer(2));
-        let turned = Some(Transform::_90);
-        fine.unwrap()
-            .change_current_state(None, turned, scale, None);
-    });
+    refine(&session, Some(Transform::_90));
     let (mut client, hands) = with_hands(&session);
     let output = client.output(Some("TEST-2")).unwrap();
     let mut window = Window::new(&client);
@@ -59,12 +60,7 @@ fn surfaces_hear_at_which_scale_they_are_shown() {
 fn the_pointers_surface_hears_where_it_is_shown() {
     let session = Session::start("");
     has(&session, POINTER);
-    session.with(|state| {
-        let outputs: Vec<Output> = state.shell.space.outputs().cloned().collect();
-        let fine = outputs.iter().find(|output| output.name() == "TEST-2");
-        let scale = Some(Scale::Integer(2));
-        fine.unwrap().change_current_state(None, None, scale, None);
-    });
+    refine(&session, None);
     let mut client = session.client();
     let serials = Arc::<Mutex<u32>>::default();
     let seat: WlSeat = client.bind(5, ()).unwrap();
